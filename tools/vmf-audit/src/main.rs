@@ -1,0 +1,3 @@
+//! The `vmf-audit` command.
+
+fn main() {}
