@@ -1,0 +1,2 @@
+//! canary-linux
+fn main() {}

@@ -1,0 +1,2 @@
+//! vmf-probe
+fn main() {}

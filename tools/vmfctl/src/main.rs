@@ -1,0 +1,2 @@
+//! vmfctl
+fn main() {}
