@@ -1,0 +1,61 @@
+//! Counts and prints test cases: one line each with its time, and the sum.
+
+use std::time::{Duration, Instant};
+
+/// The cases of one run of `cargo xtask test`.
+pub struct Cases {
+    filter: Option<String>,
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Cases {
+    /// No cases yet; `filter` selects those whose name contains it.
+    pub fn new(filter: Option<String>) -> Self {
+        Self {
+            filter,
+            passed: 0,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Whether a case of this name is to run.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filter
+            .as_deref()
+            .is_none_or(|text| name.contains(text))
+    }
+
+    /// Runs one case if it is wanted, and records how it went.
+    pub fn case(&mut self, name: &str, body: impl FnOnce() -> anyhow::Result<()>) {
+        if self.wants(name) {
+            let start = Instant::now();
+            let result = body();
+            self.record(name, start.elapsed(), result);
+        }
+    }
+
+    /// Records a case that ran elsewhere (on another thread, say).
+    pub fn record(&mut self, name: &str, time: Duration, result: anyhow::Result<()>) {
+        let seconds = time.as_secs_f64();
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok     {seconds:7.1}s  {name}");
+            }
+            Err(error) => {
+                println!("FAILED {seconds:7.1}s  {name}: {error:#}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Prints the sum; true if at least one case ran and none failed.
+    pub fn finish(self) -> bool {
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed.len());
+        self.passed > 0 && self.failed.is_empty()
+    }
+}
