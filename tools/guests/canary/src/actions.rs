@@ -1,0 +1,270 @@
+//! What the canary can be told to do. Each action prints one or more lines
+//! `canary: <action>: <result>` and survives, but for reboot and poweroff.
+#![allow(
+    unsafe_code,
+    reason = "provokes traps, and touches device memory on purpose"
+)]
+
+use core::arch::asm;
+use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
+
+use canary_core::script::Action;
+use xen_vmf_abi::{XENVMF_lock, XENVMF_protect, XENVMF_status, XENVMF_status_domain_protected};
+
+use crate::clock::Clock;
+use crate::hypercall::{self, DOMID_INVALID, DOMID_SELF};
+use crate::machine::Machine;
+use crate::mmu::{self, Kind};
+use crate::say;
+use crate::trap::catch;
+
+const PSCI_VERSION: u64 = 0x8400_0000;
+const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
+const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
+
+/// An address that no bank, device or magic page of a guest has (public/
+/// arch-arm.h), inside the canary's 39 bits and a 40-bit IPA space.
+const NOTHING: u64 = 0x70_0000_0000;
+/// Where the grant table goes if the device tree names no place
+/// (GUEST_GNTTAB_BASE).
+const GRANT_TABLE: u64 = 0x3800_0000;
+
+/// What actions need to know.
+pub struct Surroundings<'a> {
+    /// Facts of the device tree.
+    pub machine: &'a Machine<'a>,
+    /// Time.
+    pub clock: &'a Clock,
+    /// A page of RAM that holds nothing.
+    pub spare_page: u64,
+}
+
+/// Runs `action`.
+pub fn run(action: Action, around: &Surroundings<'_>) {
+    let name = action.name();
+    match action {
+        Action::Protect(domain) => {
+            let domain = domain.unwrap_or(DOMID_SELF);
+            let result = hypercall::vmf_op(XENVMF_protect.into(), domain.into(), 0, 0);
+            say!("{name}: {result}");
+        }
+        Action::Lock => {
+            let result = hypercall::vmf_op(XENVMF_lock.into(), DOMID_INVALID.into(), 0, 0);
+            say!("{name}: {result}");
+        }
+        Action::Status(domain) => {
+            let domain = domain.unwrap_or(DOMID_SELF);
+            let item = XENVMF_status_domain_protected.into();
+            let result = hypercall::vmf_op(XENVMF_status.into(), domain.into(), item, 0);
+            say!("{name}: {result}");
+        }
+        Action::Vmf([cmd, domid, arg0, arg1]) => {
+            let result = hypercall::vmf_op(cmd, domid, arg0, arg1);
+            say!("{name}: {result}");
+        }
+        Action::BadPtr => bad_pointers(name),
+        Action::Unmapped(address) => unmapped(name, address.unwrap_or(NOTHING)),
+        Action::Isv0 => without_syndrome(name, around.machine),
+        Action::SetWay => set_way(name, around.clock),
+        Action::Smc => {
+            match catch(|| psci(Conduit::Smc, PSCI_VERSION)) {
+                Ok(version) => say!("{name}: smc psci version {version:#x}"),
+                Err(abort) => say!("{name}: smc {abort}"),
+            }
+            say!(
+                "{name}: hvc psci version {:#x}",
+                psci(Conduit::Hvc, PSCI_VERSION)
+            );
+        }
+        Action::Reboot | Action::PowerOff => {
+            let function = match action {
+                Action::Reboot => PSCI_SYSTEM_RESET,
+                _ => PSCI_SYSTEM_OFF,
+            };
+            say!("{name}: now");
+            let result = psci(Conduit::Hvc, function) as i64;
+            say!("{name}: refused {result}");
+        }
+        Action::Grant(domain) => grant(name, domain.unwrap_or(0), around),
+        Action::Evtchn(domain) => match hypercall::alloc_unbound(domain.unwrap_or(0)) {
+            Ok(port) => say!("{name}: port {port} send {}", hypercall::send(port)),
+            Err(result) => say!("{name}: alloc_unbound {result}"),
+        },
+        Action::Spam => spam(name, around.clock),
+    }
+}
+
+fn bad_pointers(name: &str) {
+    let mut buffer = [0u8; 16];
+    let version = hypercall::extra_version(&mut buffer);
+    let end = buffer.iter().position(|&b| b == 0).unwrap_or(buffer.len());
+    let text = core::str::from_utf8(&buffer[..end]).unwrap_or("?");
+    say!("{name}: xen_version {version} \"{text}\"");
+    say!(
+        "{name}: console_io {}",
+        hypercall::console_write("canary was here\n")
+    );
+    say!("{name}: sched_op {}", hypercall::poll_nothing());
+}
+
+fn unmapped(name: &str, address: u64) {
+    if !mmu::map(address, 4, Kind::Device) && !mmu::map(address, 4, Kind::Normal) {
+        say!("{name}: {address:#x} is beyond the canary's own map");
+        return;
+    }
+    let pointer = with_exposed_provenance::<u32>(address as usize);
+    // SAFETY: an aligned address in the own map; a trap is caught.
+    match catch(|| unsafe { pointer.map_addr(|a| a & !3).read_volatile() }) {
+        Ok(value) => say!("{name}: {address:#x} read {value:#x}"),
+        Err(abort) => say!("{name}: {address:#x} {abort}"),
+    }
+}
+
+/// Loads that leave ESR_EL2.ISV 0, so that whoever emulates them has to read
+/// the instruction: post-indexed, which Xen decodes, and a pair, which it
+/// does not.
+fn without_syndrome(name: &str, machine: &Machine<'_>) {
+    let targets = [
+        ("gicd", machine.gic.map(|g| g.distributor())),
+        ("uart", machine.uart.map(|base| base + 0x18)),
+    ];
+    for (what, address) in targets {
+        let Some(address) = address else {
+            say!("{name}: {what} is not there");
+            continue;
+        };
+        let post_indexed = catch(|| {
+            let value: u64;
+            // SAFETY: a device register that reads without effect.
+            unsafe {
+                asm!("ldr {v:w}, [{a}], #4", v = out(reg) value, a = inout(reg) address => _,
+                    options(nostack));
+            }
+            value
+        });
+        match post_indexed {
+            Ok(value) => say!("{name}: {what} post-indexed read {value:#x}"),
+            Err(abort) => say!("{name}: {what} post-indexed {abort}"),
+        }
+        let pair = catch(|| {
+            let (first, second): (u64, u64);
+            // SAFETY: as above.
+            unsafe {
+                asm!("ldp {v:w}, {w:w}, [{a}]", v = out(reg) first, w = out(reg) second,
+                    a = in(reg) address, options(nostack));
+            }
+            (first, second)
+        });
+        match pair {
+            Ok((first, second)) => say!("{name}: {what} pair read {first:#x} {second:#x}"),
+            Err(abort) => say!("{name}: {what} pair {abort}"),
+        }
+    }
+}
+
+/// Cleans and invalidates every data cache by set and way, as an old boot
+/// loader does (Arm ARM D7.5, the example of DC CISW).
+fn set_way(name: &str, clock: &Clock) {
+    let start = clock.now();
+    let mut operations = 0u64;
+    let clidr: u64;
+    // SAFETY: reads an identification register.
+    unsafe { asm!("mrs {}, clidr_el1", out(reg) clidr, options(nomem, nostack)) };
+    for level in 0..7u64 {
+        // 2 data, 3 separate, 4 unified; 0 and 1 hold no data.
+        if (clidr >> (3 * level)) & 7 < 2 {
+            continue;
+        }
+        let ccsidr: u64;
+        // SAFETY: selects and reads the geometry of a cache.
+        unsafe {
+            asm!("msr csselr_el1, {}", "isb", "mrs {}, ccsidr_el1",
+                in(reg) level << 1, out(reg) ccsidr, options(nomem, nostack));
+        }
+        let line_shift = (ccsidr & 7) + 4;
+        let ways = (ccsidr >> 3) & 0x3ff;
+        let sets = (ccsidr >> 13) & 0x7fff;
+        let way_shift = (ways as u32).leading_zeros();
+        for way in 0..=ways {
+            for set in 0..=sets {
+                let way = if ways == 0 { 0 } else { way << way_shift };
+                let operand = way | (set << line_shift) | (level << 1);
+                // SAFETY: cleans before it invalidates: nothing is lost.
+                unsafe { asm!("dc cisw, {}", in(reg) operand, options(nostack)) };
+                operations += 1;
+            }
+        }
+    }
+    // SAFETY: barriers.
+    unsafe { asm!("dsb sy", "isb", options(nostack)) };
+    let micros = (clock.now() - start) * 1_000_000 / clock.frequency();
+    say!("{name}: {operations} operations in {micros} us");
+}
+
+enum Conduit {
+    Hvc,
+    Smc,
+}
+
+fn psci(conduit: Conduit, function: u64) -> u64 {
+    let result: u64;
+    // SAFETY: the functions used here read no memory; the SMC calling
+    // convention keeps all but x0 to x17.
+    unsafe {
+        match conduit {
+            Conduit::Hvc => asm!("hvc #0", inout("x0") function => result,
+                in("x1") 0, in("x2") 0, in("x3") 0, clobber_abi("C"), options(nostack)),
+            Conduit::Smc => asm!("smc #0", inout("x0") function => result,
+                in("x1") 0, in("x2") 0, in("x3") 0, clobber_abi("C"), options(nostack)),
+        }
+    }
+    result
+}
+
+/// `grant_entry_v1_t`, permit access (public/grant_table.h).
+const GTF_PERMIT_ACCESS: u16 = 1;
+/// The first references are reserved (GNTTAB_NR_RESERVED_ENTRIES).
+const REFERENCE: u64 = 8;
+
+fn grant(name: &str, domain: u16, around: &Surroundings<'_>) {
+    let table = around.machine.grant_table.unwrap_or(GRANT_TABLE);
+    let result = hypercall::map_grant_table(table >> 12);
+    if result.0 != 0 {
+        say!("{name}: add_to_physmap {result}");
+        return;
+    }
+    if !mmu::map(table, 4096, Kind::Normal) && !mmu::map(table, 4096, Kind::Device) {
+        say!("{name}: {table:#x} is beyond the canary's own map");
+        return;
+    }
+    let page = around.spare_page;
+    let entry = table + REFERENCE * 8;
+    let flags = with_exposed_provenance_mut::<u16>(entry as usize);
+    // SAFETY: the entry lies in the grant table that was just mapped; the
+    // page is this guest's and holds nothing else.
+    unsafe {
+        with_exposed_provenance_mut::<u64>(page as usize).write_volatile(0x6361_6e61_7279_0000);
+        with_exposed_provenance_mut::<u16>((entry + 2) as usize).write_volatile(domain);
+        with_exposed_provenance_mut::<u32>((entry + 4) as usize)
+            .write_volatile((page >> 12) as u32);
+        // The flags make the entry valid: last, and after all else.
+        asm!("dmb ishst", options(nostack));
+        flags.write_volatile(GTF_PERMIT_ACCESS);
+    }
+    say!(
+        "{name}: ref {REFERENCE} gfn {:#x} to domain {domain}",
+        page >> 12
+    );
+}
+
+fn spam(name: &str, clock: &Clock) {
+    let end = clock.now() + clock.frequency();
+    let mut traps = 0u64;
+    while clock.now() < end {
+        for _ in 0..64 {
+            hypercall::version();
+        }
+        traps += 64;
+    }
+    say!("{name}: {traps} hypercalls in 1 s");
+}

@@ -1,0 +1,204 @@
+//! Hypercalls, through xen-sys.
+//!
+//! The stubs of xen-sys 0.0.0-pre2 declare x16 and the arguments after the
+//! first as inputs only, so the compiler may go on using their values. A debug
+//! build of Xen overwrites them (`do_trap_hypercall` in xen/arch/arm/traps.c).
+//! Here each stub stands alone in a function that is never inlined, and the
+//! calling convention takes all of them for lost. The crate has no constants
+//! or types for memory_op, grant tables, xen_version and domain ids; those
+//! that the canary needs are below.
+#![allow(
+    unsafe_code,
+    reason = "hypercalls are instructions, some read memory by address"
+)]
+
+use core::fmt;
+
+use xen_sys::{
+    __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_memory_op,
+    __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write, EVTCHNOP_alloc_unbound,
+    EVTCHNOP_send, SCHEDOP_poll, evtchn_alloc_unbound_t, evtchn_send_t,
+};
+use xen_vmf_abi::__HYPERVISOR_vmf_op;
+
+/// The calling domain (public/xen.h).
+pub const DOMID_SELF: u16 = 0x7ff0;
+/// No domain (public/xen.h).
+pub const DOMID_INVALID: u16 = 0x7ff4;
+
+const XENVER_VERSION: u64 = 0;
+const XENVER_EXTRAVERSION: u64 = 1;
+const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
+const XENMAPSPACE_GRANT_TABLE: u32 = 1;
+
+/// What a hypercall returned: a value, or a negative errno.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Return(pub i64);
+
+impl fmt::Display for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let name = match -self.0 {
+            1 => "EPERM",
+            2 => "ENOENT",
+            3 => "ESRCH",
+            5 => "EIO",
+            6 => "ENXIO",
+            11 => "EAGAIN",
+            12 => "ENOMEM",
+            14 => "EFAULT",
+            16 => "EBUSY",
+            17 => "EEXIST",
+            18 => "EXDEV",
+            19 => "ENODEV",
+            22 => "EINVAL",
+            30 => "EROFS",
+            31 => "EMLINK",
+            38 => "ENOSYS",
+            95 => "EOPNOTSUPP",
+            98 => "EADDRINUSE",
+            _ => return Ok(()),
+        };
+        write!(f, " {name}")
+    }
+}
+
+// SAFETY (of the calls): `op` and its arguments are the caller's, see there.
+#[inline(never)]
+unsafe fn call2(op: u32, a: u64, b: u64) -> Return {
+    // SAFETY: the caller's promise.
+    Return(unsafe { xen_sys::hypercall_2(op, a, b) })
+}
+
+#[inline(never)]
+unsafe fn call3(op: u32, a: u64, b: u64, c: u64) -> Return {
+    // SAFETY: the caller's promise.
+    Return(unsafe { xen_sys::hypercall_3(op, a, b, c) })
+}
+
+#[inline(never)]
+unsafe fn call4(op: u32, a: u64, b: u64, c: u64, d: u64) -> Return {
+    // SAFETY: the caller's promise.
+    Return(unsafe { xen_sys::hypercall_4(op, a, b, c, d) })
+}
+
+/// `vmf_op`: registers only.
+pub fn vmf_op(cmd: u64, domid: u64, arg0: u64, arg1: u64) -> Return {
+    // SAFETY: the command touches no memory that Rust knows of.
+    unsafe { call4(__HYPERVISOR_vmf_op, cmd, domid, arg0, arg1) }
+}
+
+/// Writes to Xen's own console.
+pub fn console_write(text: &str) -> Return {
+    // SAFETY: Xen reads `len` bytes at the pointer.
+    unsafe {
+        call3(
+            __HYPERVISOR_console_io,
+            u64::from(CONSOLEIO_write),
+            text.len() as u64,
+            text.as_ptr().expose_provenance() as u64,
+        )
+    }
+}
+
+/// Xen's version: registers only.
+pub fn version() -> Return {
+    // SAFETY: this sub-command ignores its pointer.
+    unsafe { call2(__HYPERVISOR_xen_version, XENVER_VERSION, 0) }
+}
+
+/// Asks for the rest of Xen's version, which Xen writes into `buffer`.
+pub fn extra_version(buffer: &mut [u8; 16]) -> Return {
+    // SAFETY: `xen_extraversion_t` is 16 bytes.
+    unsafe {
+        call2(
+            __HYPERVISOR_xen_version,
+            XENVER_EXTRAVERSION,
+            buffer.as_mut_ptr().expose_provenance() as u64,
+        )
+    }
+}
+
+/// `struct sched_poll`.
+#[repr(C)]
+struct SchedPoll {
+    ports: u64,
+    count: u32,
+    timeout: u64,
+}
+const _: () = assert!(size_of::<SchedPoll>() == 24);
+
+/// Polls no event channel until a time that is over: returns at once, having
+/// read the structure.
+pub fn poll_nothing() -> Return {
+    let poll = SchedPoll {
+        ports: 0,
+        count: 0,
+        timeout: 1,
+    };
+    let pointer = (&raw const poll).expose_provenance() as u64;
+    // SAFETY: Xen reads the structure, and nothing behind `ports`.
+    unsafe { call2(__HYPERVISOR_sched_op, u64::from(SCHEDOP_poll), pointer) }
+}
+
+/// `struct xen_add_to_physmap`.
+#[repr(C)]
+struct AddToPhysmap {
+    domid: u16,
+    size: u16,
+    space: u32,
+    index: u64,
+    gfn: u64,
+}
+const _: () = assert!(size_of::<AddToPhysmap>() == 24);
+
+/// Maps the first frame of the own grant table, version 1, at `gfn`.
+pub fn map_grant_table(gfn: u64) -> Return {
+    let request = AddToPhysmap {
+        domid: DOMID_SELF,
+        size: 0,
+        space: XENMAPSPACE_GRANT_TABLE,
+        index: 0,
+        gfn,
+    };
+    let pointer = (&raw const request).expose_provenance() as u64;
+    // SAFETY: Xen reads the structure; the caller's gfn is not RAM in use.
+    unsafe { call2(__HYPERVISOR_memory_op, XENMEM_ADD_TO_PHYSMAP, pointer) }
+}
+
+/// Allocates a port that `remote` may bind.
+pub fn alloc_unbound(remote: u16) -> Result<u32, Return> {
+    let mut request = evtchn_alloc_unbound_t {
+        dom: DOMID_SELF,
+        remote_dom: remote,
+        port: 0,
+    };
+    let pointer = (&raw mut request).expose_provenance() as u64;
+    // SAFETY: Xen reads and writes the structure.
+    let result = unsafe {
+        call2(
+            __HYPERVISOR_event_channel_op,
+            u64::from(EVTCHNOP_alloc_unbound),
+            pointer,
+        )
+    };
+    if result.0 == 0 {
+        Ok(request.port)
+    } else {
+        Err(result)
+    }
+}
+
+/// Sends an event.
+pub fn send(port: u32) -> Return {
+    let request = evtchn_send_t { port };
+    let pointer = (&raw const request).expose_provenance() as u64;
+    // SAFETY: Xen reads the structure.
+    unsafe {
+        call2(
+            __HYPERVISOR_event_channel_op,
+            u64::from(EVTCHNOP_send),
+            pointer,
+        )
+    }
+}

@@ -1,0 +1,222 @@
+//! The canary: a bare-metal guest that fills memory with a pattern, checks it
+//! for ever, and shouts when one bit differs.
+//!
+//! It is a Linux arm64 Image, so Xen loads it where it loads a kernel: as a
+//! dom0less domain (`multiboot,kernel`, with `vpl011`), by `xl`, or as dom0,
+//! where it prints to Xen's console for want of a UART. It needs one vCPU and
+//! leaves further ones off, 2 MiB for itself and the memory of the pattern.
+//! It runs with its own tables, caches on, and sleeps between checks.
+//!
+//! # Bootargs
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `seed=N` | seed of the pattern, 1 unless given |
+//! | `size=N`, `size=NM`, `size=all` | memory that holds the pattern: bytes, or K, M, G; 8M unless given |
+//! | `words=N` | the same in words of 8 bytes |
+//! | `ACTION[:ARG...]@N` | run the action after heartbeat N; `@N+` after each later one too |
+//!
+//! A line `ACTION[:ARG...]` on the console runs the action as well (`Ctrl-A`
+//! three times switches Xen's console to the guest).
+//!
+//! # Output
+//!
+//! Each line begins with `canary: `. A heartbeat comes about once a second, and
+//! never before all of the memory was compared since the last one.
+//!
+//! ```text
+//! canary: seed 0x1 memory 0x40200000..0x40a00000 gicv3 vpl011
+//! canary: heartbeat 1 pattern ok
+//! canary: FAIL at 0x40200018 expected 0x… found 0x…
+//! canary: heartbeat 2 pattern BROKEN
+//! canary: PANIC …
+//! ```
+//!
+//! # Actions
+//!
+//! A result of a hypercall is printed as a number, and its name if it is an
+//! errno: `canary: protect: -1 EPERM`.
+//!
+//! | action | what it does | lines `canary: <action>: …` |
+//! |---|---|---|
+//! | `protect[:DOM]`, `lock`, `status[:DOM]` | `vmf_op` on itself or on DOM; `status` reads `domain_protected` | the result |
+//! | `vmf:CMD:DOM:A0:A1` | `vmf_op` with these arguments | the result |
+//! | `badptr` | hypercalls with pointers to its own memory | `xen_version R "…"`, `console_io R`, `sched_op R` |
+//! | `unmapped[:ADDRESS]` | loads from an address that nothing answers | `ADDRESS abort esr=… far=…`, or `ADDRESS read V` |
+//! | `isv0` | loads without syndrome from GICD and UART | `gicd\|uart post-indexed\|pair read V` or `… abort esr=… far=…` |
+//! | `setway` | DC CISW over all sets and ways | `N operations in T us` |
+//! | `smc` | PSCI_VERSION by SMC and HVC | `smc psci version V` (or `abort`), `hvc psci version V` |
+//! | `reboot`, `poweroff` | PSCI SYSTEM_RESET, SYSTEM_OFF | `now`; `refused R` if it comes back |
+//! | `grant[:DOM]` | grants a page to DOM (0) | `ref R gfn G to domain D`; the page begins with 0x63616e6172790000 |
+//! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
+//! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
+#![no_std]
+#![no_main]
+#![allow(
+    unsafe_code,
+    reason = "the entry point is called by assembly, and hands out memory by address"
+)]
+
+mod actions;
+mod boot;
+mod clock;
+mod console;
+mod hypercall;
+mod machine;
+mod mmio;
+mod mmu;
+mod trap;
+
+use core::sync::atomic::AtomicU64;
+
+use canary_core::line::{Fail, Heartbeat};
+use canary_core::pattern::{self, Checker};
+use canary_core::script::{Action, Amount, Input, Settings};
+
+use crate::actions::Surroundings;
+use crate::clock::Clock;
+use crate::machine::{Gic, Machine};
+use crate::mmu::Kind;
+
+/// Slices of a second: how often console input is looked at.
+const SLICES: u64 = 10;
+
+// SAFETY: no other function has this name; boot.S calls it once.
+#[unsafe(no_mangle)]
+extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
+    // SAFETY: boot.S has mapped the tree, and nothing writes to it.
+    let tree = match unsafe { boot::device_tree(tree_address as usize) } {
+        Ok(tree) => tree,
+        Err(error) => panic!("the device tree at {tree_address:#x} is bad: {error:?}"),
+    };
+    let machine = Machine::new(&tree);
+    let clock = start_devices(&machine);
+    let settings = Settings::parse(machine.bootargs, |word| {
+        say!("bootargs: \"{word}\" is not known, or does not fit");
+    });
+
+    let used = [
+        boot::image(image_start),
+        tree_address..tree_address + tree.total_size() as u64,
+    ];
+    let free = machine::largest_free(&machine.memory, &used);
+    // The first page is the one that can be granted.
+    let start = free.start + 4096;
+    let room = free.end.saturating_sub(start);
+    let bytes = match settings.amount {
+        Amount::All => room,
+        Amount::Bytes(bytes) => bytes & !4095,
+    };
+    if bytes == 0 || bytes > room {
+        panic!("{bytes:#x} bytes of pattern do not fit into the {room:#x} that are free");
+    }
+    if !mmu::map(free.start, bytes + 4096, Kind::Normal) {
+        panic!("memory at {:#x} is beyond the canary's own map", free.start);
+    }
+    say!(
+        "seed {:#x} memory {start:#x}..{:#x} {} {}",
+        settings.seed,
+        start + bytes,
+        match machine.gic {
+            Some(Gic::V2 { .. }) => "gicv2",
+            Some(Gic::V3 { .. }) => "gicv3",
+            None => "no-gic",
+        },
+        if machine.uart.is_some() {
+            "vpl011"
+        } else {
+            "xen-console"
+        },
+    );
+    // SAFETY: RAM by the device tree, mapped, used by nothing else.
+    let memory = unsafe {
+        core::slice::from_raw_parts(
+            core::ptr::with_exposed_provenance::<AtomicU64>(start as usize),
+            bytes as usize / 8,
+        )
+    };
+    pattern::fill(memory, settings.seed);
+    let around = Surroundings {
+        machine: &machine,
+        clock: &clock,
+        spare_page: free.start,
+    };
+    live(memory, start, &settings, &around)
+}
+
+/// Console and timer, as the device tree has them.
+fn start_devices(machine: &Machine<'_>) -> Clock {
+    if let Some(base) = machine.uart
+        && mmu::map(base, 4096, Kind::Device)
+    {
+        // SAFETY: the device tree says it is one; mapped just now.
+        unsafe { console::use_uart(base) };
+    }
+    let gic = machine.gic.filter(|gic| {
+        let (first, second) = match *gic {
+            Gic::V2 { distributor, cpu } => (distributor, cpu),
+            Gic::V3 {
+                distributor,
+                redistributor,
+            } => (distributor, redistributor),
+        };
+        mmu::map(first, 0x1_0000, Kind::Device) && mmu::map(second, 0x2_0000, Kind::Device)
+    });
+    // SAFETY: the device tree says where they are; mapped just now.
+    unsafe { Clock::new(gic, machine.timer_interrupt) }
+}
+
+fn live(memory: &[AtomicU64], base: u64, settings: &Settings, around: &Surroundings<'_>) -> ! {
+    let clock = around.clock;
+    let mut checker = Checker::new(memory, settings.seed);
+    let mut input = Input::default();
+    let mut beat = Heartbeat {
+        number: 0,
+        ok: true,
+    };
+    // A little more than a second's share, so that a pass never waits for the
+    // last slice.
+    let share = memory.len().div_ceil(SLICES as usize - 1);
+    let mut next_slice = clock.now();
+    let mut next_beat = next_slice + clock.frequency();
+    loop {
+        if let Err(mismatch) = checker.advance(share) {
+            // One report is enough: what follows may be thousands.
+            if beat.ok {
+                say!("{}", Fail { base, mismatch });
+            }
+            beat.ok = false;
+        }
+        if checker.complete() && clock.now() >= next_beat {
+            beat.number += 1;
+            say!("{beat}");
+            for action in settings.due(beat.number) {
+                actions::run(action, around);
+            }
+            checker.restart();
+            next_beat = (next_beat + clock.frequency()).max(clock.now());
+        }
+        while let Some(byte) = console::read() {
+            input.take(byte, |line| match Action::parse(line) {
+                Some(action) => actions::run(action, around),
+                None => say!("\"{line}\" is not an action"),
+            });
+        }
+        next_slice += clock.frequency() / SLICES;
+        if next_slice < clock.now() {
+            next_slice = clock.now();
+        }
+        clock.sleep_until(next_slice);
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    say!("PANIC {}", info.message());
+    if let Some(place) = info.location() {
+        say!("PANIC at {place}");
+    }
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
+}

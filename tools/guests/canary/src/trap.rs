@@ -1,0 +1,88 @@
+//! Exceptions: those that a test provokes are recorded and skipped, all
+//! others end the canary with a report.
+#![allow(
+    unsafe_code,
+    reason = "called from the vectors; changes the return address of what it interrupts"
+)]
+
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use aarch64_cpu::registers::{ESR_EL1, FAR_EL1};
+use tock_registers::interfaces::Readable;
+
+/// The registers that boot.S has saved.
+#[repr(C)]
+pub struct Frame {
+    general: [u64; 20],
+    x29: u64,
+    x30: u64,
+    elr: u64,
+    spsr: u64,
+}
+
+const _: () = assert!(core::mem::offset_of!(Frame, elr) == 0xb0);
+const _: () = assert!(core::mem::offset_of!(Frame, x29) == 0xa0);
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+static CAUGHT: AtomicBool = AtomicBool::new(false);
+static CAUGHT_ESR: AtomicU64 = AtomicU64::new(0);
+static CAUGHT_FAR: AtomicU64 = AtomicU64::new(0);
+
+/// An exception that was caught.
+#[derive(Clone, Copy)]
+pub struct Abort {
+    /// ESR_EL1.
+    pub esr: u64,
+    /// FAR_EL1.
+    pub far: u64,
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "abort esr={:#x} far={:#x}", self.esr, self.far)
+    }
+}
+
+/// Runs `probe`, in which each instruction that traps is skipped; returns its
+/// value, or the first exception.
+pub fn catch<T>(probe: impl FnOnce() -> T) -> Result<T, Abort> {
+    CAUGHT.store(false, Relaxed);
+    ARMED.store(true, Relaxed);
+    let value = probe();
+    ARMED.store(false, Relaxed);
+    if CAUGHT.load(Relaxed) {
+        Err(Abort {
+            esr: CAUGHT_ESR.load(Relaxed),
+            far: CAUGHT_FAR.load(Relaxed),
+        })
+    } else {
+        Ok(value)
+    }
+}
+
+/// Vector 4: synchronous, from EL1 with SP_EL1.
+const SYNCHRONOUS: u64 = 4;
+/// Vector 7: SError, from EL1 with SP_EL1.
+const SERROR: u64 = 7;
+
+// SAFETY: no other function has this name; boot.S calls it with this
+// signature, on a stack of its own frame.
+#[unsafe(no_mangle)]
+extern "C" fn rust_exception(kind: u64, frame: &mut Frame) {
+    let (esr, far) = (ESR_EL1.get(), FAR_EL1.get());
+    if ARMED.load(Relaxed) && matches!(kind, SYNCHRONOUS | SERROR) {
+        if !CAUGHT.swap(true, Relaxed) {
+            CAUGHT_ESR.store(esr, Relaxed);
+            CAUGHT_FAR.store(far, Relaxed);
+        }
+        if kind == SYNCHRONOUS {
+            frame.elr += 4;
+        }
+        return;
+    }
+    panic!(
+        "exception {kind} esr={esr:#x} far={far:#x} elr={:#x} spsr={:#x}",
+        frame.elr, frame.spsr
+    );
+}

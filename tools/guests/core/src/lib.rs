@@ -1,0 +1,12 @@
+//! What the bare-metal canary and the Linux one share, free of any machine.
+//!
+//! * [`pattern`]: the words that memory is filled with and compared to;
+//! * [`script`]: bootargs and console input, turned into settings and actions;
+//! * [`line`]: the lines that tests look for.
+//!
+//! Nothing here is unsafe or allocates, so all of it is tested on the host.
+#![cfg_attr(not(test), no_std)]
+
+pub mod line;
+pub mod pattern;
+pub mod script;

@@ -1,0 +1,340 @@
+//! Bootargs and console input.
+//!
+//! Bootargs are words between blanks: `key=value` settings, and
+//! `action[:argument...]@N` to run an action after heartbeat `N`, or
+//! `...@N+` after heartbeat `N` and each later one. A line of console input
+//! is `action[:argument...]`. Numbers are decimal, or hexadecimal with `0x`.
+//! Words that are not known are reported and skipped.
+
+/// Something that a canary can be told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `vmf_op(protect)` on a domain, itself unless given.
+    Protect(Option<u16>),
+    /// `vmf_op(lock)`.
+    Lock,
+    /// `vmf_op(status)` of a domain, itself unless given.
+    Status(Option<u16>),
+    /// `vmf_op` with these four arguments.
+    Vmf([u64; 4]),
+    /// Hypercalls with pointers to the canary's own memory.
+    BadPtr,
+    /// A load from an address that nothing answers, or from the one given.
+    Unmapped(Option<u64>),
+    /// Emulated accesses that give the hypervisor no syndrome.
+    Isv0,
+    /// Cache maintenance by set and way.
+    SetWay,
+    /// PSCI_VERSION by SMC and by HVC.
+    Smc,
+    /// PSCI SYSTEM_RESET.
+    Reboot,
+    /// PSCI SYSTEM_OFF.
+    PowerOff,
+    /// Grants a page to a domain, 0 unless given.
+    Grant(Option<u16>),
+    /// Allocates an event channel for a domain, 0 unless given, and sends.
+    Evtchn(Option<u16>),
+    /// Traps as fast as possible for a second.
+    Spam,
+}
+
+impl Action {
+    /// The name it is called by, and printed with.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Protect(_) => "protect",
+            Self::Lock => "lock",
+            Self::Status(_) => "status",
+            Self::Vmf(_) => "vmf",
+            Self::BadPtr => "badptr",
+            Self::Unmapped(_) => "unmapped",
+            Self::Isv0 => "isv0",
+            Self::SetWay => "setway",
+            Self::Smc => "smc",
+            Self::Reboot => "reboot",
+            Self::PowerOff => "poweroff",
+            Self::Grant(_) => "grant",
+            Self::Evtchn(_) => "evtchn",
+            Self::Spam => "spam",
+        }
+    }
+
+    /// Parses `action[:argument...]`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().split(':');
+        let name = parts.next()?;
+        let mut arguments = [None; 4];
+        for slot in &mut arguments {
+            *slot = match parts.next() {
+                Some(part) => Some(number(part)?),
+                None => None,
+            };
+        }
+        if parts.next().is_some() {
+            return None;
+        }
+        let domain = match arguments[0] {
+            Some(id) => Some(u16::try_from(id).ok()?),
+            None => None,
+        };
+        let given = arguments.iter().flatten().count();
+        let (most, action) = match name {
+            "protect" => (1, Self::Protect(domain)),
+            "lock" => (0, Self::Lock),
+            "status" => (1, Self::Status(domain)),
+            "vmf" => {
+                return Some(Self::Vmf([
+                    arguments[0]?,
+                    arguments[1]?,
+                    arguments[2]?,
+                    arguments[3]?,
+                ]));
+            }
+            "badptr" => (0, Self::BadPtr),
+            "unmapped" => return (given <= 1).then_some(Self::Unmapped(arguments[0])),
+            "isv0" => (0, Self::Isv0),
+            "setway" => (0, Self::SetWay),
+            "smc" => (0, Self::Smc),
+            "reboot" => (0, Self::Reboot),
+            "poweroff" => (0, Self::PowerOff),
+            "grant" => (1, Self::Grant(domain)),
+            "evtchn" => (1, Self::Evtchn(domain)),
+            "spam" => (0, Self::Spam),
+            _ => return None,
+        };
+        (given <= most).then_some(action)
+    }
+}
+
+/// An action and the heartbeat after which it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// What to do.
+    pub action: Action,
+    /// The heartbeat.
+    pub at: u64,
+    /// After each later heartbeat as well.
+    pub again: bool,
+}
+
+impl Scheduled {
+    /// True if the action runs after heartbeat `number`.
+    #[must_use]
+    pub fn due(self, number: u64) -> bool {
+        number == self.at || (self.again && number > self.at)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (action, at) = text.split_once('@')?;
+        let (at, again) = match at.strip_suffix('+') {
+            Some(at) => (at, true),
+            None => (at, false),
+        };
+        Some(Self {
+            action: Action::parse(action)?,
+            at: number(at)?,
+            again,
+        })
+    }
+}
+
+/// How much memory holds the pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// This many bytes, rounded down to pages.
+    Bytes(u64),
+    /// All that is free in the largest piece.
+    All,
+}
+
+/// Most actions in one set of bootargs.
+pub const MAX_SCHEDULED: usize = 16;
+
+/// What the bootargs say.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// `seed=N`, 1 unless given.
+    pub seed: u64,
+    /// `size=N[K|M|G]`, `size=all` or `words=N`; 8 MiB unless given.
+    pub amount: Amount,
+    scheduled: [Option<Scheduled>; MAX_SCHEDULED],
+}
+
+impl Settings {
+    /// Reads bootargs; `unknown` is called with each word that is not known
+    /// or does not fit.
+    pub fn parse<'a>(bootargs: &'a str, mut unknown: impl FnMut(&'a str)) -> Self {
+        let mut settings = Self {
+            seed: 1,
+            amount: Amount::Bytes(8 << 20),
+            scheduled: [None; MAX_SCHEDULED],
+        };
+        for word in bootargs.split_ascii_whitespace() {
+            if settings.word(word).is_none() {
+                unknown(word);
+            }
+        }
+        settings
+    }
+
+    fn word(&mut self, word: &str) -> Option<()> {
+        if let Some(value) = word.strip_prefix("seed=") {
+            self.seed = number(value)?;
+        } else if let Some(value) = word.strip_prefix("words=") {
+            self.amount = Amount::Bytes(number(value)?.checked_mul(8)?);
+        } else if let Some(value) = word.strip_prefix("size=") {
+            self.amount = match value {
+                "all" => Amount::All,
+                _ => Amount::Bytes(size(value)?),
+            };
+        } else {
+            let scheduled = Scheduled::parse(word)?;
+            *self.scheduled.iter_mut().find(|slot| slot.is_none())? = Some(scheduled);
+        }
+        Some(())
+    }
+
+    /// The actions to run after heartbeat `number`, in the order given.
+    pub fn due(&self, number: u64) -> impl Iterator<Item = Action> + '_ {
+        self.scheduled
+            .iter()
+            .flatten()
+            .filter(move |s| s.due(number))
+            .map(|s| s.action)
+    }
+}
+
+/// Collects console input to lines, without echo.
+#[derive(Debug)]
+pub struct Input {
+    line: [u8; 64],
+    length: usize,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self {
+            line: [0; 64],
+            length: 0,
+        }
+    }
+}
+
+impl Input {
+    /// Takes one byte; calls `done` with the line when it is complete. What
+    /// does not fit is dropped.
+    pub fn take(&mut self, byte: u8, done: impl FnOnce(&str)) {
+        match byte {
+            b'\r' | b'\n' => {
+                let line = core::str::from_utf8(&self.line[..self.length]).unwrap_or("");
+                if !line.trim().is_empty() {
+                    done(line.trim());
+                }
+                self.length = 0;
+            }
+            _ if self.length < self.line.len() => {
+                self.line[self.length] = byte;
+                self.length += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A decimal or `0x` number.
+#[must_use]
+pub fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (&text[..text.len() - 1], 10),
+        b'M' | b'm' => (&text[..text.len() - 1], 20),
+        b'G' | b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    number(digits)?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(bootargs: &str) -> (Settings, Vec<String>) {
+        let mut unknown = Vec::new();
+        let s = Settings::parse(bootargs, |w| unknown.push(w.to_string()));
+        (s, unknown)
+    }
+
+    #[test]
+    fn settings_and_their_defaults() {
+        let (s, unknown) = settings("");
+        assert_eq!((s.seed, s.amount), (1, Amount::Bytes(8 << 20)));
+        assert!(unknown.is_empty());
+        let (s, _) = settings("  seed=0x2a size=24M");
+        assert_eq!((s.seed, s.amount), (42, Amount::Bytes(24 << 20)));
+        assert_eq!(settings("words=1024").0.amount, Amount::Bytes(8192));
+        assert_eq!(settings("size=all").0.amount, Amount::All);
+    }
+
+    #[test]
+    fn unknown_words_are_named() {
+        let (_, unknown) =
+            settings("console=ttyAMA0 seed=x badptr@ fly@3 lock:1@2 size=M vmf:1:2@3");
+        assert_eq!(unknown.len(), 7);
+    }
+
+    #[test]
+    fn actions_run_when_due() {
+        let (s, unknown) = settings("badptr@3 status:2@3 spam@5+ vmf:4:0x7ff0:0:0@1");
+        assert!(unknown.is_empty());
+        let due = |n| s.due(n).collect::<Vec<_>>();
+        assert_eq!(due(1), [Action::Vmf([4, 0x7ff0, 0, 0])]);
+        assert_eq!(due(2), []);
+        assert_eq!(due(3), [Action::BadPtr, Action::Status(Some(2))]);
+        assert_eq!(due(5), [Action::Spam]);
+        assert_eq!(due(6), [Action::Spam]);
+    }
+
+    #[test]
+    fn too_many_actions_are_reported() {
+        let (_, unknown) = settings(&"smc@1 ".repeat(MAX_SCHEDULED + 1));
+        assert_eq!(unknown, ["smc@1"]);
+    }
+
+    #[test]
+    fn every_action_has_the_name_it_is_called_by() {
+        for name in [
+            "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
+            "poweroff", "grant", "evtchn", "spam",
+        ] {
+            assert_eq!(Action::parse(name).unwrap().name(), name);
+        }
+        assert_eq!(Action::parse("grant:70000"), None);
+        assert_eq!(
+            Action::parse("unmapped:0x5000"),
+            Some(Action::Unmapped(Some(0x5000)))
+        );
+    }
+
+    #[test]
+    fn input_comes_in_lines() {
+        let mut input = Input::default();
+        let mut lines = Vec::new();
+        for byte in b"lock\r\n\n status:1 \n" {
+            input.take(*byte, |l| lines.push(l.to_string()));
+        }
+        assert_eq!(lines, ["lock", "status:1"]);
+        for _ in 0..200 {
+            input.take(b'x', |_| ());
+        }
+        input.take(b'\n', |l| assert_eq!(l.len(), 64));
+    }
+}
