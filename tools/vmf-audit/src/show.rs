@@ -1,0 +1,183 @@
+//! Tables for people.
+
+use crate::report::{Leaves, Report, Summary, Verdict, Violation};
+use comfy_table::{Table, presets};
+use std::fmt::Write;
+
+/// More violations than this are not listed one by one; `--json` has them all.
+const LISTED: usize = 40;
+
+fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(head);
+    table
+}
+
+fn leaves(leaves: &Leaves) -> String {
+    format!(
+        "{} x 1G, {} x 2M, {} x 4K",
+        leaves.blocks_1g, leaves.blocks_2m, leaves.pages
+    )
+}
+
+fn list(cpus: &[usize]) -> String {
+    cpus.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn lines(table: &Table) -> String {
+    table
+        .lines()
+        .map(|l| format!("{}\n", l.trim_end()))
+        .collect()
+}
+
+/// The counts.
+pub fn summary(s: &Summary) -> String {
+    let mut out = String::new();
+    let mut t = table(["What", "Count"]);
+    for (what, count) in [
+        ("frames of RAM", s.ram_frames),
+        ("  mapped at EL2", s.ram_frames_mapped),
+        ("frames of protected domains", s.protected_frames),
+        ("  mapped at EL2", s.protected_frames_mapped),
+        ("  not counted: Xen's own, or shared", s.excluded_frames),
+        ("frames with translation tables", s.table_frames),
+        ("  mapped at EL2", s.table_frames_mapped),
+        (
+            "frames both executable and writable",
+            s.executable_frames_writable,
+        ),
+        ("writable and executable leaves", s.wx_leaves),
+        ("  not saved by WXN", s.wx_leaves_effective),
+    ] {
+        t.add_row([what.to_owned(), count.to_string()]);
+    }
+    out.push_str(&lines(&t));
+
+    let mut t = table([
+        "EL2 root",
+        "CPUs",
+        "Leaves",
+        "RAM frames",
+        "Executable leaves",
+        "Tables",
+        "WXN",
+    ]);
+    for r in &s.roots {
+        t.add_row([
+            r.root.map_or("MMU off".to_owned(), |r| r.to_string()),
+            list(&r.cpus),
+            leaves(&r.leaves),
+            r.ram_frames_mapped.to_string(),
+            r.executable_leaves.to_string(),
+            r.tables.to_string(),
+            if r.wxn { "on" } else { "off" }.to_owned(),
+        ]);
+    }
+    let _ = write!(out, "\n{}", lines(&t));
+
+    if !s.domains.is_empty() {
+        let mut t = table([
+            "Stage 2",
+            "VTTBR_EL2",
+            "Protected",
+            "Leaves",
+            "RAM frames",
+            "Tables",
+            "Valid bit clear",
+        ]);
+        for d in &s.domains {
+            t.add_row([
+                d.id.map_or("unknown".to_owned(), |id| format!("d{id}")),
+                d.vttbr.to_string(),
+                if d.protected { "yes" } else { "no" }.to_owned(),
+                leaves(&d.leaves),
+                d.ram_frames.to_string(),
+                d.tables.to_string(),
+                d.pending_entries.to_string(),
+            ]);
+        }
+        let _ = write!(out, "\n{}", lines(&t));
+    }
+    out
+}
+
+/// The outcome of a check.
+pub fn report(r: &Report) -> String {
+    let mut out = String::new();
+    let mut t = table(["Rule", "Demands", "Vectors", "Violations", "Frames"]);
+    for rule in &r.rules {
+        t.add_row([
+            rule.rule.to_owned(),
+            rule.demands.to_owned(),
+            rule.vectors.join(" "),
+            rule.violations.to_string(),
+            rule.frames.to_string(),
+        ]);
+    }
+    out.push_str(&lines(&t));
+    if !r.violations.is_empty() {
+        out.push_str("\nViolations:\n");
+        for v in r.violations.iter().take(LISTED) {
+            violation(&mut out, v);
+        }
+        if r.violations.len() > LISTED {
+            let _ = writeln!(
+                out,
+                "  ... and {} more; --json lists all",
+                r.violations.len() - LISTED
+            );
+        }
+    }
+    if !r.unestablished.is_empty() {
+        out.push_str("\nCannot be established:\n");
+        for what in &r.unestablished {
+            let _ = writeln!(out, "  {what}");
+        }
+    }
+    if !r.excluded.is_empty() {
+        let _ = writeln!(
+            out,
+            "\nIn a protected domain's stage 2, but not held to be protected ({}):",
+            r.excluded.len()
+        );
+        for e in &r.excluded {
+            let _ = writeln!(out, "  d{} frame {}: {}", e.domain, e.mfn, e.why);
+        }
+    }
+    let verdict = match r.verdict {
+        Verdict::Holds => "holds",
+        Verdict::Violated => "does not hold",
+        Verdict::CannotJudge => "cannot be judged",
+    };
+    let _ = writeln!(out, "\n{}: {verdict}", r.level);
+    out
+}
+
+fn violation(out: &mut String, v: &Violation) {
+    let _ = write!(out, "  {} [{}] {}", v.rule, v.vectors.join(" "), v.what);
+    if let Some(mfn) = v.mfn {
+        let _ = write!(out, "; {} frame(s) from {mfn}", v.frames);
+    }
+    if let Some(owner) = &v.owner {
+        let _ = write!(out, ", {owner}");
+    }
+    if let Some(address) = v.address {
+        let _ = write!(out, ", at {address}");
+    }
+    if !v.cpus.is_empty() {
+        let _ = write!(out, ", CPUs {}", list(&v.cpus));
+    }
+    out.push('\n');
+    if !v.walk.is_empty() {
+        let steps: Vec<_> = v
+            .walk
+            .iter()
+            .map(|s| format!("L{} {}[{}]={}", s.level, s.table, s.index, s.descriptor))
+            .collect();
+        let _ = writeln!(out, "     {}", steps.join(" -> "));
+    }
+}
