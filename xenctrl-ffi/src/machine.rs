@@ -1,0 +1,602 @@
+//! The safe API: one machine, its state, its domains.
+
+use std::fmt;
+
+use xen_vmf_abi as abi;
+
+use crate::refusal::Refusal;
+use crate::transport::{self, OpenError, Transport};
+
+/// Reserved domain ids begin here (public/xen.h, DOMID_FIRST_RESERVED).
+const FIRST_RESERVED: u16 = 0x7ff0;
+/// No domain: the machine (public/xen.h).
+const DOMID_INVALID: u64 = 0x7ff4;
+/// The calling domain (public/xen.h).
+const DOMID_SELF: u64 = 0x7ff0;
+
+/// Id of a guest, control or hardware domain; never a reserved one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomId(u16);
+
+impl DomId {
+    /// None where `id` is not one that a domain can have.
+    #[must_use]
+    pub fn new(id: u64) -> Option<Self> {
+        u16::try_from(id)
+            .ok()
+            .filter(|&id| id < FIRST_RESERVED)
+            .map(Self)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no way to Xen.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// This Xen has no fuse.
+    #[error(
+        "this Xen has no virtual memory fuse (vmf_op: ENOSYS); build Xen with the series and CONFIG_VMF=y"
+    )]
+    NoVmf,
+    /// Another version of the interface.
+    #[error(
+        "Xen's fuse has interface version {}.{}, this program needs {}.x; use the one that was built with this Xen",
+        .0 >> 16, .0 & 0xffff, abi::XENVMF_INTERFACE_VERSION >> 16
+    )]
+    Version(u32),
+    /// Xen has refused.
+    #[error("{what}: {refusal}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// Xen has answered something that the interface does not allow.
+    #[error(
+        "{what}: Xen answered {value}, which the interface does not have; use the program that was built with this Xen"
+    )]
+    Unexpected {
+        /// What was asked.
+        what: String,
+        /// The answer.
+        value: u64,
+    },
+}
+
+/// How far the fuse has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Nothing has been removed.
+    Open,
+    /// Pages have left the directmap.
+    Unmapped,
+    /// No translation table is mapped any more.
+    Locked,
+}
+
+impl State {
+    fn from_number(value: u64) -> Option<Self> {
+        let number = u32::try_from(value).ok()?;
+        match number {
+            abi::XENVMF_state_open => Some(Self::Open),
+            abi::XENVMF_state_unmapped => Some(Self::Unmapped),
+            abi::XENVMF_state_locked => Some(Self::Locked),
+            _ => None,
+        }
+    }
+
+    /// A word for programs and people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Unmapped => "unmapped",
+            Self::Locked => "locked",
+        }
+    }
+
+    /// The level of the threat model that holds, none while open.
+    #[must_use]
+    pub fn level(self) -> Option<&'static str> {
+        match self {
+            Self::Open => None,
+            Self::Unmapped => Some("unmap"),
+            Self::Locked => Some("lock"),
+        }
+    }
+}
+
+/// Something that can stand in the way of the fuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Obstacle {
+    /// The control or hardware domain.
+    ControlDomain,
+    /// The domain is dying.
+    Dying,
+    /// The domain is still being built.
+    Unfinished,
+    /// Another domain has pages of it mapped.
+    SharedPages,
+    /// Xen has pages of it mapped for a PV interface.
+    PvPages,
+    /// Devices are assigned to it.
+    Devices,
+    /// It is protected already.
+    Protected,
+    /// The machine is locked already.
+    Locked,
+    /// No domain is protected.
+    NothingProtected,
+    /// CPUs are not online.
+    CpusOffline,
+    /// An ITS is in use.
+    Its,
+    /// Stage-2 leaves of unprotected domains reach protected pages or Xen's.
+    Stage2Leaves,
+}
+
+impl Obstacle {
+    /// Those of a domain.
+    pub const DOMAIN: [Self; 7] = [
+        Self::ControlDomain,
+        Self::Dying,
+        Self::Unfinished,
+        Self::SharedPages,
+        Self::PvPages,
+        Self::Devices,
+        Self::Protected,
+    ];
+    /// Those of the machine.
+    pub const MACHINE: [Self; 5] = [
+        Self::Locked,
+        Self::NothingProtected,
+        Self::CpusOffline,
+        Self::Its,
+        Self::Stage2Leaves,
+    ];
+
+    /// Its number in the interface.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::ControlDomain => abi::XENVMF_obstacle_control_domain,
+            Self::Dying => abi::XENVMF_obstacle_dying,
+            Self::Unfinished => abi::XENVMF_obstacle_unfinished,
+            Self::SharedPages => abi::XENVMF_obstacle_shared_pages,
+            Self::PvPages => abi::XENVMF_obstacle_pv_pages,
+            Self::Devices => abi::XENVMF_obstacle_devices,
+            Self::Protected => abi::XENVMF_obstacle_protected,
+            Self::Locked => abi::XENVMF_obstacle_locked,
+            Self::NothingProtected => abi::XENVMF_obstacle_nothing_protected,
+            Self::CpusOffline => abi::XENVMF_obstacle_cpus_offline,
+            Self::Its => abi::XENVMF_obstacle_its,
+            Self::Stage2Leaves => abi::XENVMF_obstacle_stage2_leaves,
+        }
+    }
+
+    /// A word for programs, stable.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ControlDomain => "control-domain",
+            Self::Dying => "dying",
+            Self::Unfinished => "unfinished",
+            Self::SharedPages => "shared-pages",
+            Self::PvPages => "pv-pages",
+            Self::Devices => "devices",
+            Self::Protected => "protected",
+            Self::Locked => "locked",
+            Self::NothingProtected => "nothing-protected",
+            Self::CpusOffline => "cpus-offline",
+            Self::Its => "its",
+            Self::Stage2Leaves => "stage2-leaves",
+        }
+    }
+}
+
+/// The machine's status items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineStatus {
+    /// How far the fuse has gone.
+    pub state: State,
+    /// All RAM is in the directmap (`directmap=yes`).
+    pub directmap: bool,
+    /// Xen is a debug build.
+    pub debug: bool,
+    /// Number of protected domains.
+    pub protected_domains: u64,
+    /// First machine address of the xenheap.
+    pub xenheap_start: u64,
+    /// Its size in bytes.
+    pub xenheap_bytes: u64,
+    /// Its free bytes.
+    pub xenheap_free: u64,
+}
+
+/// A domain's status items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainStatus {
+    /// Its id.
+    pub id: DomId,
+    /// Its pages have left the directmap.
+    pub protected: bool,
+    /// How far the fuse has gone for it.
+    pub state: State,
+    /// Pages of memory it owns.
+    pub pages: u64,
+    /// It is the control domain.
+    pub control: bool,
+    /// It is the hardware domain.
+    pub hardware: bool,
+}
+
+/// The machine's counters, by name; the fields are those of the interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    values: [u64; abi::XENVMF_counter_end as usize],
+}
+
+impl Counters {
+    /// Names of all counters, in the interface's order.
+    pub const NAMES: [&'static str; abi::XENVMF_counter_end as usize] = [
+        "leaves_removed",
+        "bytes_removed",
+        "blocks_split",
+        "tables_allocated",
+        "protect_ns",
+        "lock_ns",
+        "lock_stopped_ns",
+        "table_frames",
+        "forbidden_frames",
+        "retained_frames",
+        "refused",
+        "leaked_pages",
+        "selfcheck_addresses",
+        "snapshot_extents",
+        "window_tlbi",
+    ];
+
+    /// The counter of that number, `XENVMF_counter_*`.
+    #[must_use]
+    pub fn get(&self, counter: u32) -> u64 {
+        self.values[counter as usize]
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Self::NAMES.into_iter().zip(self.values)
+    }
+}
+
+/// Most attempts at reading a value that changes while it is read.
+const ATTEMPTS: usize = 8;
+
+/// A machine with a fuse.
+pub struct Machine {
+    transport: Box<dyn Transport>,
+}
+
+impl Machine {
+    /// Finds Xen, and checks that its fuse speaks this version.
+    ///
+    /// # Errors
+    /// No way to Xen, no fuse, another version, no privilege.
+    pub fn open() -> Result<Self, Error> {
+        Self::with(transport::open()?)
+    }
+
+    /// As [`open`](Self::open), by a transport that is there already.
+    ///
+    /// # Errors
+    /// No fuse, another version, no privilege.
+    pub fn with(transport: Box<dyn Transport>) -> Result<Self, Error> {
+        let machine = Self { transport };
+        let version = machine.version()?;
+        if version >> 16 != abi::XENVMF_INTERFACE_VERSION >> 16 {
+            return Err(Error::Version(version));
+        }
+        Ok(machine)
+    }
+
+    /// Which way hypercalls go.
+    #[must_use]
+    pub fn transport(&self) -> &'static str {
+        self.transport.name()
+    }
+
+    fn call(&self, what: &dyn Fn() -> String, arguments: [u64; 4]) -> Result<u32, Error> {
+        self.transport
+            .vmf_op(arguments)
+            .map_err(|errno| Error::Refused {
+                what: what(),
+                refusal: Refusal::from_errno(errno),
+            })
+    }
+
+    /// Version of the interface: major in bits 30:16, minor in bits 15:0.
+    ///
+    /// # Errors
+    /// [`Error::NoVmf`] where Xen does not know the hypercall.
+    pub fn version(&self) -> Result<u32, Error> {
+        let arguments = [abi::XENVMF_version.into(), DOMID_SELF, 0, 0];
+        match self.call(&|| "version of the fuse".into(), arguments) {
+            Err(Error::Refused {
+                refusal: Refusal::Unknown,
+                ..
+            }) => Err(Error::NoVmf),
+            other => other,
+        }
+    }
+
+    /// How often `obstacle` stands in the way, of `domain` or of the machine.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn preflight(&self, domain: Option<DomId>, obstacle: Obstacle) -> Result<u32, Error> {
+        let what = || match domain {
+            Some(id) => format!("checking domain {id} for {}", obstacle.code()),
+            None => format!("checking the machine for {}", obstacle.code()),
+        };
+        let target = target(domain);
+        self.call(
+            &what,
+            [
+                abi::XENVMF_preflight.into(),
+                target,
+                obstacle.number().into(),
+                0,
+            ],
+        )
+    }
+
+    /// Takes the pages of `domain` out of the directmap, for ever.
+    ///
+    /// # Errors
+    /// Those of the hypercall; nothing has changed then.
+    pub fn protect(&self, domain: DomId) -> Result<(), Error> {
+        let what = || format!("protecting domain {domain}");
+        self.call(&what, [abi::XENVMF_protect.into(), domain.0.into(), 0, 0])?;
+        Ok(())
+    }
+
+    /// Removes every mapping of a translation table, for ever.
+    ///
+    /// # Errors
+    /// Those of the hypercall; nothing has changed then.
+    pub fn lock(&self) -> Result<(), Error> {
+        self.call(
+            &|| "locking".into(),
+            [abi::XENVMF_lock.into(), DOMID_INVALID, 0, 0],
+        )?;
+        Ok(())
+    }
+
+    /// Reads a value of up to 64 bits in words of 31, again where it has
+    /// changed meanwhile.
+    fn wide(
+        &self,
+        what: &dyn Fn() -> String,
+        cmd: u32,
+        target: u64,
+        item: u32,
+    ) -> Result<u64, Error> {
+        let word = |w: u64| -> Result<u64, Error> {
+            let value = self.call(what, [cmd.into(), target, item.into(), w])?;
+            Ok(u64::from(value))
+        };
+        let mut value = 0;
+        for _ in 0..ATTEMPTS {
+            let high = (word(2)?, word(1)?);
+            value = (high.0 << 62) | (high.1 << 31) | word(0)?;
+            if high == (word(2)?, word(1)?) {
+                break;
+            }
+        }
+        Ok(value)
+    }
+
+    fn item(&self, domain: Option<DomId>, item: u32, name: &str) -> Result<u64, Error> {
+        let what = || match domain {
+            Some(id) => format!("reading {name} of domain {id}"),
+            None => format!("reading {name}"),
+        };
+        self.wide(&what, abi::XENVMF_status, target(domain), item)
+    }
+
+    fn state(&self, domain: Option<DomId>, item: u32) -> Result<State, Error> {
+        let value = self.item(domain, item, "state")?;
+        State::from_number(value).ok_or_else(|| Error::Unexpected {
+            what: "reading the state".into(),
+            value,
+        })
+    }
+
+    /// The machine's status.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn status(&self) -> Result<MachineStatus, Error> {
+        let features = self.item(None, abi::XENVMF_status_features, "features")?;
+        let has = |bit: u32| features & u64::from(bit) != 0;
+        Ok(MachineStatus {
+            state: self.state(None, abi::XENVMF_status_state)?,
+            directmap: has(abi::XENVMF_feature_directmap),
+            debug: has(abi::XENVMF_feature_debug),
+            protected_domains: self.item(
+                None,
+                abi::XENVMF_status_protected_domains,
+                "protected domains",
+            )?,
+            xenheap_start: self.item(None, abi::XENVMF_status_xenheap_start, "xenheap")?,
+            xenheap_bytes: self.item(None, abi::XENVMF_status_xenheap_bytes, "xenheap")?,
+            xenheap_free: self.item(None, abi::XENVMF_status_xenheap_free, "xenheap")?,
+        })
+    }
+
+    /// The status of a domain.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn domain(&self, id: DomId) -> Result<DomainStatus, Error> {
+        let item = |item, name| self.item(Some(id), item, name);
+        Ok(DomainStatus {
+            id,
+            protected: item(abi::XENVMF_status_domain_protected, "protection")? != 0,
+            state: self.state(Some(id), abi::XENVMF_status_domain_state)?,
+            pages: item(abi::XENVMF_status_domain_pages, "pages")?,
+            control: item(abi::XENVMF_status_domain_control, "role")? != 0,
+            hardware: item(abi::XENVMF_status_domain_hardware, "role")? != 0,
+        })
+    }
+
+    /// All counters.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        let mut counters = Counters::default();
+        for (number, value) in counters.values.iter_mut().enumerate() {
+            let what = || format!("reading counter {}", Counters::NAMES[number]);
+            *value = self.wide(&what, abi::XENVMF_counters, DOMID_INVALID, number as u32)?;
+        }
+        Ok(counters)
+    }
+
+    /// Ids of all domains, in order.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn domains(&self) -> Result<Vec<DomId>, Error> {
+        let mut ids = Vec::new();
+        let mut from = 0;
+        loop {
+            let arguments = [abi::XENVMF_next_domain.into(), DOMID_INVALID, from, 0];
+            match self.call(&|| "listing domains".into(), arguments) {
+                Ok(value) => match DomId::new(value.into()).filter(|id| u64::from(id.0) >= from) {
+                    Some(id) => {
+                        ids.push(id);
+                        from = u64::from(id.0) + 1;
+                    }
+                    None => {
+                        return Err(Error::Unexpected {
+                            what: "listing domains".into(),
+                            value: value.into(),
+                        });
+                    }
+                },
+                Err(Error::Refused {
+                    refusal: Refusal::Nothing,
+                    ..
+                }) => return Ok(ids),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn target(domain: Option<DomId>) -> u64 {
+    domain.map_or(DOMID_INVALID, |id| id.0.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recorded::Recorded;
+
+    fn machine(recording: &str) -> Result<Machine, Error> {
+        Machine::with(Box::new(Recorded::parse(recording)))
+    }
+
+    const VERSION: &str = "0 32752 0 0 = 65536\n";
+
+    #[test]
+    fn no_fuse_other_version_and_no_privilege_are_told_apart() {
+        assert!(matches!(machine("0 32752 0 0 = -38"), Err(Error::NoVmf)));
+        assert!(matches!(
+            machine("0 32752 0 0 = 131072"),
+            Err(Error::Version(0x2_0000))
+        ));
+        assert!(machine("0 32752 0 0 = 65537").is_ok());
+        let refused = machine("0 32752 0 0 = -1").err();
+        assert!(matches!(
+            refused,
+            Some(Error::Refused {
+                refusal: Refusal::NotControlDomain,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn domains_are_listed_until_there_are_no_more() {
+        let m = machine(&format!(
+            "{VERSION}6 32756 0 0 = 0\n6 32756 1 0 = 3\n6 32756 4 0 = -2\n"
+        ))
+        .unwrap();
+        assert_eq!(
+            m.domains()
+                .unwrap()
+                .iter()
+                .map(|d| d.get())
+                .collect::<Vec<_>>(),
+            [0, 3]
+        );
+    }
+
+    #[test]
+    fn a_list_that_goes_backwards_is_an_error() {
+        let m = machine(&format!("{VERSION}6 32756 0 0 = 1\n6 32756 2 0 = 1\n")).unwrap();
+        assert!(matches!(
+            m.domains(),
+            Err(Error::Unexpected { value: 1, .. })
+        ));
+    }
+
+    #[test]
+    fn wide_values_are_put_together_and_read_again_when_they_change() {
+        // Item 3: 2^62 + 2^31 + 5; its second word is different at first.
+        let m = machine(&format!(
+            "{VERSION}4 32756 3 0 = 5\n4 32756 3 1 = 0\n4 32756 3 1 = 1\n4 32756 3 2 = 1\n"
+        ))
+        .unwrap();
+        let value = m.item(None, 3, "x").unwrap();
+        assert_eq!(value, (1 << 62) + (1 << 31) + 5);
+    }
+
+    #[test]
+    fn every_obstacle_and_counter_of_the_interface_is_known() {
+        let mut numbers: Vec<u32> = Obstacle::DOMAIN
+            .iter()
+            .chain(&Obstacle::MACHINE)
+            .map(|o| o.number())
+            .collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..abi::XENVMF_obstacle_end));
+        let name = |n: u32| Counters::NAMES[n as usize];
+        assert_eq!(name(abi::XENVMF_counter_lock_stopped_ns), "lock_stopped_ns");
+        assert_eq!(name(abi::XENVMF_counter_window_tlbi), "window_tlbi");
+        assert_eq!(name(abi::XENVMF_counter_leaked_pages), "leaked_pages");
+    }
+
+    #[test]
+    fn reserved_ids_are_no_domains() {
+        assert_eq!(DomId::new(0x7fef).map(DomId::get), Some(0x7fef));
+        assert_eq!(DomId::new(0x7ff0), None);
+        assert_eq!(DomId::new(0x1_0000), None);
+    }
+}
