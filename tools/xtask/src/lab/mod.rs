@@ -1,8 +1,37 @@
 //! The lab: assembles a system from a profile, runs it under QEMU, judges it.
+//!
+//! A run, in the order in which it happens:
+//! - [`profile`]: which machine, Xen and domains; [`images`]: their files, with
+//!   the ramdisks of [`initramfs`], placed into RAM by [`layout`]
+//! - [`device_tree`]: templates of `dts/` over QEMU's own tree; [`stub`] hands
+//!   it to Xen
+//! - [`machine`]: the QEMU process with its serial line ([`console`], taken
+//!   apart by [`demux`]), control ([`qmp`]) and registers ([`gdb`])
+//! - [`session`]: what is asked of a booted system; [`audit`]: what its memory
+//!   says; [`report`]: what is kept
+//! - [`demo`], and [`suite`] (the matrix of [`pairwise`], and [`scenarios`])
 
-use anyhow::{Result, bail};
+mod audit;
+mod console;
+mod demux;
+mod device_tree;
+mod gdb;
+mod images;
+mod initramfs;
+mod layout;
+mod machine;
+mod profile;
+mod qmp;
+mod report;
+mod session;
+mod stub;
+
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use self::images::Images;
+use self::profile::Profile;
+use self::session::Session;
 use crate::cases::Cases;
 use crate::site::Site;
 
@@ -12,7 +41,15 @@ pub struct DemoOptions {}
 
 /// Options of `cargo xtask run`.
 #[derive(Args)]
-pub struct RunOptions {}
+pub struct RunOptions {
+    /// What to do once dom0 is up, in order: a shell command in dom0, `moment:NAME`, `key:K` (a
+    /// debug key of Xen), `d1:TEXT` (type a line to domain 1), or `beats` (await heartbeats)
+    #[arg(long = "do", value_name = "ACTION")]
+    actions: Vec<String>,
+    /// Domains that moments claim to be protected
+    #[arg(long, value_delimiter = ',', value_name = "IDS")]
+    protected: Vec<u16>,
+}
 
 /// Options of `cargo xtask test` that concern the lab.
 #[derive(Args)]
@@ -23,9 +60,60 @@ pub fn demo(_site: &Site, _options: &DemoOptions) -> Result<bool> {
     bail!("the lab is empty")
 }
 
-/// Boots one profile; true if it ended as the profile says.
-pub fn run(_site: &Site, profile: &str, _options: &RunOptions) -> Result<bool> {
-    bail!("{profile}: no such profile")
+/// Boots one profile and does what it is told; true if all of it succeeded.
+pub fn run(site: &Site, profile: &str, options: &RunOptions) -> Result<bool> {
+    let profile = Profile::read(site.root(), profile)?;
+    let images = Images::gather(site, [profile.xen])?;
+    println!("{}: {}", profile.name, profile.description);
+    let lab = site.target().join("lab");
+    let mut session = Session::boot(&images, &profile, &lab, true)?;
+    println!("  in {}", session.folder().display());
+    session.wait_dom0()?;
+    let mut good = true;
+    for action in &options.actions {
+        good &= act(&mut session, action, &options.protected)?;
+    }
+    let report = session.finish()?;
+    println!("evidence: {}", report.folder().display());
+    Ok(good)
+}
+
+/// One action of `cargo xtask run --do`.
+fn act(session: &mut Session, action: &str, protected: &[u16]) -> Result<bool> {
+    let (word, rest) = action.split_once(':').unwrap_or((action, ""));
+    let domain = word.strip_prefix('d').and_then(|id| id.parse().ok());
+    match (word, domain) {
+        ("moment", _) => drop(session.moment(rest, protected)?),
+        ("key", _) => {
+            let mut keys = rest.chars();
+            let (Some(key), None) = (keys.next(), keys.next()) else {
+                bail!("{action}: one key is needed");
+            };
+            for line in session.debug_key(key)? {
+                println!("    {line}");
+            }
+        }
+        ("beats", _) => {
+            for id in 1..=session.report.profile.domains.len() {
+                session.beats(u16::try_from(id)?, 2)?;
+            }
+        }
+        (_, Some(id)) => {
+            ensure!(!rest.is_empty(), "{action}: nothing to type");
+            session.type_to_domain(id, rest)?;
+        }
+        _ => {
+            let output = session.run(action)?;
+            for line in output.text.lines() {
+                println!("    {line}");
+            }
+            if output.code != 0 {
+                println!("    exit code {}", output.code);
+            }
+            return Ok(output.code == 0);
+        }
+    }
+    Ok(true)
 }
 
 /// The lab's test cases.

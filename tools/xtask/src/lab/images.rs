@@ -1,0 +1,191 @@
+//! What a run boots: gathered once, from the rooms of xtask that get and build
+//! it, then placed into RAM for one profile.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use super::device_tree::{self, DomainFiles};
+use super::initramfs;
+use super::layout::{self, Layout};
+use super::machine::{Load, machine_arguments};
+use super::profile::{Guest, Profile, Xen};
+use super::stub::stub;
+use crate::fetch;
+use crate::guests;
+use crate::site::Site;
+use crate::xen::{self, Built, Variant};
+
+/// Programs of this project that dom0 gets.
+const DOM0_PROGRAMS: [&str; 2] = ["vmfctl", "vmf-probe"];
+
+/// Everything that is booted, as files on the host.
+pub struct Images {
+    root: PathBuf,
+    kernel: PathBuf,
+    dom0_ramdisk: PathBuf,
+    domu_ramdisk: PathBuf,
+    canary: PathBuf,
+    xens: HashMap<Xen, Built>,
+}
+
+impl Images {
+    /// Gets and builds what the guests need, and these variants of Xen.
+    pub fn gather(site: &Site, xens: impl IntoIterator<Item = Xen>) -> Result<Self> {
+        let kernel = fetch::kernel(site)?;
+        let busybox = fetch::busybox(site)?;
+        let folder = site.target().join("lab").join("images");
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("{}: cannot create", folder.display()))?;
+
+        let programs = DOM0_PROGRAMS
+            .iter()
+            .map(|name| Ok((*name, guests::linux(site, name)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let programs: Vec<(&str, &Path)> = programs
+            .iter()
+            .map(|(name, path)| (*name, path.as_path()))
+            .collect();
+        let dom0_ramdisk = folder.join("dom0.cpio");
+        let bytes = initramfs::dom0(&busybox, &kernel.modules, &programs)?;
+        write(&dom0_ramdisk, &bytes)?;
+
+        let domu_ramdisk = folder.join("domu.cpio");
+        let canary_linux = guests::linux(site, "canary-linux")?;
+        write(&domu_ramdisk, &initramfs::domu(&busybox, &canary_linux)?)?;
+
+        let mut images = Self {
+            root: site.root().to_owned(),
+            kernel: kernel.image,
+            dom0_ramdisk,
+            domu_ramdisk,
+            canary: guests::bare_metal(site, "canary")?,
+            xens: HashMap::new(),
+        };
+        for wanted in xens {
+            if !images.xens.contains_key(&wanted) {
+                let built = xen::build(site, &variant(wanted))?;
+                images.xens.insert(wanted, built);
+            }
+        }
+        Ok(images)
+    }
+
+    /// The Xen of this profile.
+    pub fn xen(&self, wanted: Xen) -> Result<&Built> {
+        self.xens
+            .get(&wanted)
+            .with_context(|| format!("{wanted:?} was not built for this run"))
+    }
+
+    /// Places everything for `profile` into RAM, and writes the device tree
+    /// and the boot stub into `folder`, with Xen's symbols beside them.
+    pub fn place(&self, profile: &Profile, folder: &Path) -> Result<Vec<Load>> {
+        let xen = self.xen(profile.xen)?;
+        let mut places = Places {
+            layout: Layout::new(&profile.banks[0]),
+            loads: vec![Load {
+                path: xen.image.clone(),
+                address: layout::XEN,
+            }],
+        };
+        let dom0 = DomainFiles {
+            kernel: places.add("dom0's kernel", &self.kernel)?,
+            ramdisk: Some(places.add("dom0's ramdisk", &self.dom0_ramdisk)?),
+        };
+        let mut nodes = String::new();
+        for (index, domain) in profile.domains.iter().enumerate() {
+            let name = format!("domU{}", index + 1);
+            let files = match domain.guest {
+                Guest::Linux => DomainFiles {
+                    kernel: places.add(&name, &self.kernel)?,
+                    ramdisk: Some(places.add(&name, &self.domu_ramdisk)?),
+                },
+                Guest::Canary => DomainFiles {
+                    kernel: places.add(&name, &self.canary)?,
+                    ramdisk: None,
+                },
+            };
+            let template = self.template(&domain.device_tree)?;
+            nodes += &device_tree::domain_node(&template, &name, domain, &files)
+                .with_context(|| domain.device_tree.clone())?;
+        }
+        let arguments = format!("console=hvc0 {}", profile.dom0.arguments);
+        let system = device_tree::system(
+            &self.template(&profile.device_tree)?,
+            profile,
+            &dom0,
+            arguments.trim_end(),
+            &nodes,
+        )
+        .with_context(|| profile.device_tree.clone())?;
+        let machine = device_tree::machine_source(&machine_arguments(profile), folder)?;
+        let source = folder.join("system.dts");
+        write(&source, format!("{machine}\n{system}").as_bytes())?;
+        let blob = folder.join("system.dtb");
+        device_tree::compile(&source, &blob)?;
+        let size = fs::metadata(&blob).context("system.dtb")?.len();
+        ensure!(
+            size <= layout::DEVICE_TREE_MAX,
+            "the device tree has {size} bytes, {} fit",
+            layout::DEVICE_TREE_MAX
+        );
+        let boot = folder.join("stub.bin");
+        write(&boot, &stub(layout::DEVICE_TREE, layout::XEN))?;
+        let syms = folder.join("xen-syms");
+        if fs::hard_link(&xen.syms, &syms).is_err() {
+            fs::copy(&xen.syms, &syms).context("xen-syms: cannot copy")?;
+        }
+
+        let mut loads = places.loads;
+        loads.push(Load {
+            path: blob,
+            address: layout::DEVICE_TREE,
+        });
+        loads.push(Load {
+            path: boot,
+            address: layout::STUB,
+        });
+        Ok(loads)
+    }
+
+    fn template(&self, name: &str) -> Result<String> {
+        let path = self.root.join(name);
+        fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))
+    }
+}
+
+/// Hands out addresses and remembers what goes there.
+struct Places {
+    layout: Layout,
+    loads: Vec<Load>,
+}
+
+impl Places {
+    fn add(&mut self, what: &str, path: &Path) -> Result<layout::Placed> {
+        let size = fs::metadata(path)
+            .with_context(|| format!("{}: cannot read", path.display()))?
+            .len();
+        let placed = self.layout.place(what, size)?;
+        self.loads.push(Load {
+            path: path.to_owned(),
+            address: placed.address,
+        });
+        Ok(placed)
+    }
+}
+
+/// The build that a profile's words mean.
+fn variant(xen: Xen) -> Variant {
+    Variant {
+        patched: xen.fuse,
+        vmf: xen.fuse,
+        debug: xen.debug,
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("{}: cannot write", path.display()))
+}

@@ -1,0 +1,195 @@
+//! Ramdisks: cpio archives (newc) made here, so that no mount, no root and no
+//! cpio program is needed.
+//!
+//! dom0's first process reads commands from Xen's console and answers between
+//! marks; a Linux domU's runs the canary and reads single words from its
+//! virtual UART.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+/// What dom0's first process prints when it listens.
+pub const READY: &str = "lab: dom0 listens";
+/// Opens a command's output, before its number.
+pub const BEGIN: &str = "lab: begin";
+/// Closes a command's output, before its number and exit code.
+pub const END: &str = "lab: end";
+
+/// dom0's /init. The shell only reads lines, so the terminal's own echo tells
+/// the lab which characters have arrived (Xen's input ring holds 128).
+const DOM0_INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/ TERM=dumb
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /tmp /run
+for module in /modules/*.ko; do insmod "$module" || echo "lab: $module: cannot load"; done
+mkdir -p /proc/xen && mount -t xenfs xenfs /proc/xen
+stty 115200 icanon echo -echoctl 2>/dev/null
+dmesg -n 1
+echo "lab: dom0 listens"
+while read -r number command; do
+    echo "lab: begin $number"
+    ( eval "$command" ) </dev/null 2>&1
+    echo "lab: end $number $?"
+done
+echo "lab: dom0's console is gone"
+sleep 1000000
+"#;
+
+/// A Linux domU's /init.
+const DOMU_INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+stty -echo 2>/dev/null
+dmesg -n 1
+words=
+for word in $(cat /proc/cmdline); do
+    case "$word" in seed=*|hostile=*|after=*|mib=*) words="$words $word" ;; esac
+done
+/bin/canary-linux $words </dev/null &
+while read -r word; do
+    case "$word" in
+        reboot) echo "lab: reboots"; reboot -f ;;
+        poweroff) echo "lab: powers off"; poweroff -f ;;
+        *) echo "lab: what is $word?" ;;
+    esac
+done
+sleep 1000000
+"#;
+
+/// Kernel modules of dom0, in the order in which they are loaded.
+const MODULES: [&str; 5] = [
+    "kernel/drivers/xen/xen-privcmd.ko",
+    "kernel/drivers/xen/xenfs/xenfs.ko",
+    "kernel/drivers/xen/xen-evtchn.ko",
+    "kernel/drivers/xen/xen-gntdev.ko",
+    "kernel/drivers/xen/xen-gntalloc.ko",
+];
+
+/// An archive under construction.
+pub struct Archive {
+    bytes: Vec<u8>,
+    inodes: u32,
+}
+
+impl Archive {
+    /// An empty archive.
+    pub fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            inodes: 0,
+        }
+    }
+
+    /// Adds a directory.
+    pub fn directory(&mut self, name: &str) -> Result<()> {
+        self.entry(name, ModeFileType::Directory, 0o755, &[])
+    }
+
+    /// Adds an executable file.
+    pub fn program(&mut self, name: &str, contents: &[u8]) -> Result<()> {
+        self.entry(name, ModeFileType::Regular, 0o755, contents)
+    }
+
+    /// Adds an executable file with what `path` contains.
+    pub fn copy(&mut self, name: &str, path: &Path) -> Result<()> {
+        let contents =
+            std::fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        self.program(name, &contents)
+    }
+
+    fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32, data: &[u8]) -> Result<()> {
+        self.inodes += 1;
+        let size = u32::try_from(data.len()).with_context(|| format!("{name}: too large"))?;
+        let mut writer = Builder::new(name)
+            .ino(self.inodes)
+            .nlink(1)
+            .mode(mode)
+            .set_mode_file_type(kind)
+            .write(&mut self.bytes, size);
+        writer.write_all(data).context("cpio")?;
+        writer.finish().context("cpio")?;
+        Ok(())
+    }
+
+    /// Closes the archive.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        trailer(self.bytes).context("cpio")
+    }
+}
+
+/// dom0's ramdisk: busybox, Xen's modules, and these programs in /bin.
+pub fn dom0(busybox: &Path, modules: &Path, programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
+    let mut archive = skeleton(busybox, DOM0_INIT)?;
+    archive.directory("modules")?;
+    for (index, module) in MODULES.iter().enumerate() {
+        let file = module.rsplit('/').next().unwrap_or(module);
+        archive.copy(&format!("modules/{index}-{file}"), &modules.join(module))?;
+    }
+    for (name, path) in programs {
+        archive.copy(&format!("bin/{name}"), path)?;
+    }
+    archive.finish()
+}
+
+/// A Linux domU's ramdisk: busybox and the canary.
+pub fn domu(busybox: &Path, canary: &Path) -> Result<Vec<u8>> {
+    let mut archive = skeleton(busybox, DOMU_INIT)?;
+    archive.copy("bin/canary-linux", canary)?;
+    archive.finish()
+}
+
+fn skeleton(busybox: &Path, init: &str) -> Result<Archive> {
+    let mut archive = Archive::new();
+    for name in ["bin", "dev", "proc", "sys"] {
+        archive.directory(name)?;
+    }
+    archive.copy("bin/busybox", busybox)?;
+    archive.program("init", init.as_bytes())?;
+    Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Cursor, Read};
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let mut archive = Archive::new();
+        archive.directory("bin").unwrap();
+        archive.program("init", b"#!/bin/sh\n").unwrap();
+        let bytes = archive.finish().unwrap();
+        assert_eq!(&bytes[..6], b"070701");
+        assert_eq!(bytes.len() % 4, 0);
+
+        let mut entry = cpio::newc::Reader::new(Cursor::new(bytes)).unwrap();
+        assert_eq!(entry.entry().name(), "bin");
+        assert_eq!(entry.entry().mode(), 0o040_755);
+        let rest = entry.finish().unwrap();
+        entry = cpio::newc::Reader::new(rest).unwrap();
+        assert_eq!(entry.entry().name(), "init");
+        assert_eq!(entry.entry().mode(), 0o100_755);
+        let mut contents = String::new();
+        entry.read_to_string(&mut contents).unwrap();
+        assert_eq!(contents, "#!/bin/sh\n");
+        let rest = entry.finish().unwrap();
+        let end = cpio::newc::Reader::new(rest).unwrap();
+        assert!(end.entry().is_trailer());
+    }
+
+    #[test]
+    fn marks_of_init_are_those_awaited() {
+        for mark in [READY, BEGIN, END] {
+            assert!(DOM0_INIT.contains(&format!("echo \"{mark}")));
+        }
+    }
+}

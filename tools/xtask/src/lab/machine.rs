@@ -1,0 +1,235 @@
+//! The machine: a QEMU process, its serial line, its control sockets.
+//!
+//! It is killed by its process id when the run ends, however that happens:
+//! by `Drop` here, and by the kernel (`setpriv --pdeathsig`) if this program
+//! is killed.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+
+use super::console::Console;
+use super::gdb::Gdb;
+use super::layout;
+use super::profile::Profile;
+use super::qmp::Qmp;
+
+/// The EL2 registers that a moment records, by architectural name.
+pub const REGISTERS: [&str; 8] = [
+    "TTBR0_EL2",
+    "TCR_EL2",
+    "SCTLR_EL2",
+    "MAIR_EL2",
+    "VTTBR_EL2",
+    "VTCR_EL2",
+    "HCR_EL2",
+    "VBAR_EL2",
+];
+
+/// How long QEMU may take to answer. A dump of 8 GiB fits in.
+const ANSWER: Duration = Duration::from_secs(120);
+/// How long QEMU may take to come up.
+const START: Duration = Duration::from_secs(20);
+
+/// A file at its place in RAM.
+pub struct Load {
+    /// The file.
+    pub path: PathBuf,
+    /// Physical address.
+    pub address: u64,
+}
+
+/// A running QEMU.
+pub struct Machine {
+    child: Child,
+    sockets: PathBuf,
+    qmp: Qmp,
+    /// The serial line.
+    pub console: Console,
+    cpus: u32,
+}
+
+/// QEMU's arguments that decide which machine it is.
+pub fn machine_arguments(profile: &Profile) -> Vec<String> {
+    let mut words: Vec<String> = [
+        "-nodefaults",
+        "-display",
+        "none",
+        "-machine",
+        "virt,gic-version=3,virtualization=on,its=off",
+        "-nic",
+        "none",
+        "-cpu",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.push(profile.cpu.to_string());
+    words.extend(["-smp".to_owned(), profile.cpus.to_string()]);
+    words.extend(["-m".to_owned(), format!("{}M", profile.ram_mib())]);
+    if let Some(shift) = profile.icount {
+        words.extend(["-icount".to_owned(), format!("shift={shift}")]);
+    }
+    words
+}
+
+impl Machine {
+    /// Starts QEMU with CPU 0 at the boot stub. The serial line is read from
+    /// the first byte on.
+    pub fn start(profile: &Profile, loads: &[Load], folder: &Path) -> Result<Self> {
+        let sockets = socket_folder()?;
+        let mut words = machine_arguments(profile);
+        for load in loads {
+            words.push("-device".to_owned());
+            words.push(format!(
+                "loader,file={},addr={:#x},force-raw=on",
+                load.path.display(),
+                load.address
+            ));
+        }
+        words.push("-device".to_owned());
+        words.push(format!("loader,addr={:#x},cpu-num=0", layout::STUB));
+        for (option, name) in [("-serial", "serial"), ("-qmp", "qmp"), ("-gdb", "gdb")] {
+            words.push(option.to_owned());
+            words.push(format!(
+                "unix:{}/{name},server=on,wait=off",
+                sockets.display()
+            ));
+        }
+        // Stopped until the serial line is connected; a reset ends the run.
+        words.extend(["-S", "-no-reboot"].map(str::to_owned));
+
+        let errors = folder.join("qemu.log");
+        let log =
+            File::create(&errors).with_context(|| format!("{}: cannot create", errors.display()))?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-aarch64"])
+            .args(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .context("cannot start qemu-system-aarch64 (through setpriv, of util-linux)")?;
+        let mut starting = Starting { child: Some(child) };
+        let qmp = Qmp::new(connect(&mut starting, &sockets, "qmp", &errors)?, ANSWER)?;
+        let serial = connect(&mut starting, &sockets, "serial", &errors)?;
+        let console = Console::new(serial, &folder.join("serial.log"))?;
+        let child = starting.child.take().context("QEMU is gone")?;
+        let mut machine = Self {
+            child,
+            sockets,
+            qmp,
+            console,
+            cpus: profile.cpus,
+        };
+        machine.qmp.cont()?;
+        Ok(machine)
+    }
+
+    /// Records the machine at this instant: all memory to `memory`, and the
+    /// EL2 registers of every CPU, which are returned. No CPU runs meanwhile.
+    pub fn record(&mut self, memory: &Path) -> Result<Vec<Value>> {
+        self.qmp.stop()?;
+        self.qmp.dump_memory(memory)?;
+        let registers = self.registers()?;
+        self.qmp.cont()?;
+        Ok(registers)
+    }
+
+    fn registers(&self) -> Result<Vec<Value>> {
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let mut cpus = Vec::new();
+        for cpu in 0..self.cpus {
+            let mut values = Map::new();
+            for name in REGISTERS {
+                let value = gdb.read(cpu, name)?;
+                values.insert(name.to_owned(), json!(format!("{value:#x}")));
+            }
+            cpus.push(Value::Object(values));
+        }
+        gdb.detach()?;
+        Ok(cpus)
+    }
+
+    /// Instructions are counted as nanoseconds of virtual time under `-icount`.
+    pub fn stop(&mut self) -> Result<()> {
+        self.qmp.stop()
+    }
+
+    /// Ends QEMU in an orderly way.
+    pub fn quit(mut self) -> Result<()> {
+        self.qmp.quit()?;
+        let deadline = Instant::now() + START;
+        while Instant::now() < deadline {
+            if self.child.try_wait().context("QEMU")?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        bail!("QEMU does not end; it is killed")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+        let _ = std::fs::remove_dir_all(&self.sockets);
+    }
+}
+
+/// Kills QEMU if coming up fails half way.
+struct Starting {
+    child: Option<Child>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            kill(child);
+        }
+    }
+}
+
+fn kill(child: &mut Child) {
+    // It may have ended by itself; either way it is reaped.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A Unix socket's path holds 107 bytes, so they are not in the run's folder.
+fn socket_folder() -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("vmf-lab-{}-{number}", std::process::id()));
+    std::fs::create_dir(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+    Ok(path)
+}
+
+fn connect(
+    starting: &mut Starting,
+    sockets: &Path,
+    name: &str,
+    errors: &Path,
+) -> Result<UnixStream> {
+    let deadline = Instant::now() + START;
+    loop {
+        if let Ok(socket) = UnixStream::connect(sockets.join(name)) {
+            return Ok(socket);
+        }
+        let child = starting.child.as_mut().context("QEMU is gone")?;
+        if child.try_wait().context("QEMU")?.is_some() {
+            let text = std::fs::read_to_string(errors).unwrap_or_default();
+            bail!("QEMU did not start: {}", text.trim());
+        }
+        if Instant::now() >= deadline {
+            bail!("QEMU did not open its {name} socket within {START:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,418 @@
+//! One run: a machine that was booted, what was asked of it, what it answered.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use super::console::{Seen, Step};
+use super::demux::Source;
+use super::images::Images;
+use super::initramfs::{BEGIN, END, READY};
+use super::machine::Machine;
+use super::profile::Profile;
+use super::report::Report;
+
+/// How long a command in dom0 may take unless it says otherwise.
+pub const COMMAND: Duration = Duration::from_secs(40);
+/// How long a heartbeat may be absent.
+pub const HEARTBEAT: Duration = Duration::from_secs(40);
+/// How long dom0 may take to its prompt.
+pub const BOOT: Duration = Duration::from_secs(120);
+
+/// How long Xen is silent when a debug key's output is complete.
+pub const SILENCE: Duration = Duration::from_millis(1500);
+
+/// What a command in dom0 did.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// What it wrote.
+    pub text: String,
+    /// Its exit code.
+    pub code: i32,
+}
+
+/// What a domain's canary has said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pulse {
+    /// Number of heartbeats seen.
+    pub beats: usize,
+    /// The last heartbeat's number.
+    pub last: u64,
+    /// Every heartbeat said that the pattern held, and none shouted.
+    pub pattern: bool,
+}
+
+/// A run in progress.
+pub struct Session {
+    machine: Machine,
+    /// What is recorded.
+    pub report: Report,
+    deadline: Instant,
+    total: Duration,
+    commands: u32,
+    progress: bool,
+}
+
+impl Session {
+    /// Boots `profile`. `progress`: print what is done.
+    pub fn boot(images: &Images, profile: &Profile, lab: &Path, progress: bool) -> Result<Self> {
+        profile.validate()?;
+        let mut report = Report::new(lab, profile)?;
+        let folder = report.folder().to_owned();
+        let start = Instant::now();
+        let total = profile.deadline();
+        let deadline = start + total;
+        let result = images
+            .place(profile, &folder)
+            .and_then(|loads| Machine::start(profile, &loads, &folder));
+        report.step("start QEMU", start, &result)?;
+        let machine = result.with_context(|| format!("run {}", folder.display()))?;
+        Ok(Self {
+            machine,
+            report,
+            deadline,
+            total,
+            commands: 0,
+            progress,
+        })
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        self.report.folder()
+    }
+
+    /// Does one step, timed and recorded, with progress.
+    pub fn step<T>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        let result = body(self);
+        self.report.step(name, start, &result)?;
+        if self.progress && result.is_ok() {
+            println!("  {:6.1}s  {name}", start.elapsed().as_secs_f64());
+        }
+        result
+    }
+
+    fn limit(&self, name: &str, allowed: Duration) -> Step {
+        let now = Instant::now();
+        let end = now + allowed;
+        if end <= self.deadline {
+            return Step {
+                name: name.to_owned(),
+                deadline: end,
+                allowed,
+            };
+        }
+        Step {
+            name: format!("{name} (at the end of the run's {} s)", self.total.as_secs()),
+            deadline: self.deadline,
+            allowed: self.deadline.saturating_duration_since(now),
+        }
+    }
+
+    /// Waits until `found` finds what it looks for on the serial line.
+    pub fn wait<T>(
+        &self,
+        name: &str,
+        allowed: Duration,
+        found: impl FnMut(&Seen) -> Option<T>,
+    ) -> Result<T> {
+        self.machine.console.wait(&self.limit(name, allowed), found)
+    }
+
+    /// Waits until dom0 listens to commands.
+    pub fn wait_dom0(&mut self) -> Result<()> {
+        self.step("dom0 up", |session| {
+            session.wait("dom0 up", BOOT, |seen| {
+                seen.streams.dom0.contains(READY).then_some(())
+            })
+        })
+    }
+
+    /// Runs a shell command in dom0, to its end.
+    pub fn run(&mut self, command: &str) -> Result<Output> {
+        self.run_within(command, COMMAND)
+    }
+
+    /// Runs a shell command in dom0, to its end, for a given time at most.
+    pub fn run_within(&mut self, command: &str, allowed: Duration) -> Result<Output> {
+        ensure!(
+            !command.contains('\n') && command.len() < 3800,
+            "dom0's terminal takes one line of 3800 characters: {command}"
+        );
+        self.step(&format!("dom0: {command}"), |session| {
+            session.commands += 1;
+            let number = session.commands;
+            let limit = session.limit(&format!("dom0: {command}"), allowed);
+            let start = session.look(|seen| seen.streams.dom0.len())?;
+            let line = format!("{number} {command}");
+            session.machine.console.type_to_dom0(&line, &limit)?;
+            session.machine.console.wait(&limit, |seen| {
+                answer(&seen.streams.dom0[start..], number)
+            })
+        })
+    }
+
+    /// Runs a command in dom0 that must succeed; returns what it wrote.
+    pub fn must(&mut self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        ensure!(
+            output.code == 0,
+            "dom0: {command}: exit code {}: {}",
+            output.code,
+            output.text.trim()
+        );
+        Ok(output.text)
+    }
+
+    /// Looks at what the serial line has brought so far.
+    pub fn look<T>(&self, look: impl FnOnce(&Seen) -> T) -> Result<T> {
+        self.machine.console.look(look)
+    }
+
+    /// Turns the serial line's input to Xen (`None`) or to a domain.
+    fn focus(&mut self, target: Option<u16>) -> Result<()> {
+        let wanted = match target {
+            None => "Xen".to_owned(),
+            Some(id) => format!("DOM{id}"),
+        };
+        let rounds = self.report.profile.domains.len() + 2;
+        let limit = self.limit(&format!("serial input to {wanted}"), COMMAND);
+        let seen = |seen: &Seen| -> Vec<String> {
+            let lines = seen.streams.lines.iter();
+            lines
+                .filter_map(|line| line.text.split_once("*** Serial input to "))
+                .filter_map(|(_, rest)| rest.split_whitespace().next())
+                .map(str::to_owned)
+                .collect()
+        };
+        for _ in 0..rounds {
+            let before = self.look(seen)?.len();
+            self.machine.console.send(b"\x01\x01\x01")?;
+            let now = self
+                .machine
+                .console
+                .wait(&limit, |state| seen(state).get(before).cloned())?;
+            if now == wanted {
+                return Ok(());
+            }
+        }
+        bail!("Xen does not turn the serial input to {wanted}")
+    }
+
+    /// Presses one of Xen's debug keys, and returns all that Xen prints from
+    /// then on until it has been silent for [`SILENCE`].
+    pub fn debug_key(&mut self, key: char) -> Result<Vec<String>> {
+        self.step(&format!("debug key {key}"), |session| {
+            session.focus(None)?;
+            let start = session.look(|seen| seen.streams.lines.len())?;
+            session.machine.console.send(key.to_string().as_bytes())?;
+            let lines = session.wait(&format!("debug key {key}"), COMMAND, |seen| {
+                let lines = &seen.streams.lines[start..];
+                let xen = lines.iter().filter(|line| line.source == Source::Xen);
+                let last = xen.clone().next_back()?;
+                let texts = || xen.clone().map(|line| line.text.clone()).collect();
+                (last.at.elapsed() >= SILENCE).then(texts)
+            })?;
+            session.focus(Some(0))?;
+            Ok(lines)
+        })
+    }
+
+    /// Types a line to a domU's virtual UART.
+    pub fn type_to_domain(&mut self, id: u16, line: &str) -> Result<()> {
+        self.step(&format!("d{id}: type {line}"), |session| {
+            session.focus(Some(id))?;
+            session
+                .machine
+                .console
+                .send(format!("{line}\n").as_bytes())?;
+            session.focus(Some(0))
+        })
+    }
+
+    /// Lines that a domU has written so far.
+    pub fn domain_lines(&self, id: u16) -> Result<Vec<String>> {
+        self.look(|seen| {
+            seen.streams
+                .lines
+                .iter()
+                .filter(|line| line.source == Source::Domain(id))
+                .map(|line| line.text.clone())
+                .collect()
+        })
+    }
+
+    /// Waits until a domU has written a line that contains `text`; returns it.
+    pub fn wait_domain(&mut self, id: u16, text: &str, allowed: Duration) -> Result<String> {
+        let name = format!("d{id} says \"{text}\"");
+        self.step(&name, |session| {
+            session.wait(&name, allowed, |seen| {
+                let mut lines = seen.streams.lines.iter();
+                lines
+                    .find(|line| line.source == Source::Domain(id) && line.text.contains(text))
+                    .map(|line| line.text.clone())
+            })
+        })
+    }
+
+    /// Waits until Xen has written a line that contains `text`; returns it.
+    pub fn wait_xen(&mut self, text: &str, allowed: Duration) -> Result<String> {
+        let name = format!("Xen says \"{text}\"");
+        self.step(&name, |session| {
+            session.wait(&name, allowed, |seen| {
+                let mut lines = seen.streams.lines.iter();
+                lines
+                    .find(|line| line.source == Source::Xen && line.text.contains(text))
+                    .map(|line| line.text.clone())
+            })
+        })
+    }
+
+    /// What a domain's canary has said so far.
+    pub fn pulse(&self, id: u16) -> Result<Pulse> {
+        let lines = self.domain_lines(id)?;
+        Ok(pulse(lines.iter().map(String::as_str)))
+    }
+
+    /// Waits for `count` more heartbeats of a domain, each with its pattern
+    /// intact, and returns its pulse.
+    pub fn beats(&mut self, id: u16, count: usize) -> Result<Pulse> {
+        let before = self.pulse(id)?.beats;
+        let name = format!("d{id}: {count} more heartbeats");
+        self.step(&name, |session| {
+            let now = session.wait(&name, HEARTBEAT, |seen| {
+                let lines = seen.streams.lines.iter();
+                let lines = lines.filter(|line| line.source == Source::Domain(id));
+                let now = pulse(lines.map(|line| line.text.as_str()));
+                (now.beats >= before + count || !now.pattern).then_some(now)
+            })?;
+            ensure!(now.pattern, "d{id}: the canary's pattern is broken");
+            Ok(now)
+        })
+    }
+
+    /// Records the machine as `memory-<name>.elf` and `registers-<name>.json`,
+    /// with the claim that the domains `protected` are.
+    pub fn moment(&mut self, name: &str, protected: &[u16]) -> Result<Moment> {
+        self.step(&format!("moment {name}"), |session| {
+            let folder = session.folder().to_owned();
+            let moment = Moment {
+                name: name.to_owned(),
+                memory: folder.join(format!("memory-{name}.elf")),
+                registers: folder.join(format!("registers-{name}.json")),
+                syms: folder.join("xen-syms"),
+            };
+            let cpus = session.machine.record(&moment.memory)?;
+            let write = |domains: &serde_json::Value| {
+                let text = json!({ "cpus": cpus, "domains": domains });
+                let text = serde_json::to_string_pretty(&text).context("registers")?;
+                std::fs::write(&moment.registers, text)
+                    .with_context(|| format!("{}: cannot write", moment.registers.display()))
+            };
+            // Xen's list of domains is read out of the dump, which needs the registers.
+            write(&json!([]))?;
+            let domains = super::audit::domains(&moment, protected)?;
+            write(&json!(domains))?;
+            Ok(moment)
+        })
+    }
+
+    /// From now on a crash report is what the test wants.
+    pub fn expect_crash(&mut self) {
+        self.machine.console.expect_crash();
+    }
+
+    /// Ends the run.
+    pub fn finish(self) -> Result<Report> {
+        self.machine.quit()?;
+        Ok(self.report)
+    }
+}
+
+/// The files of one moment.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// Its name.
+    pub name: String,
+    /// QEMU's dump of physical memory.
+    pub memory: std::path::PathBuf,
+    /// EL2 registers and domains.
+    pub registers: std::path::PathBuf,
+    /// Xen's symbols.
+    pub syms: std::path::PathBuf,
+}
+
+/// Finds a command's output between its marks.
+fn answer(dom0: &str, number: u32) -> Option<Output> {
+    let begin = format!("{BEGIN} {number}\n");
+    let rest = &dom0[dom0.find(&begin)? + begin.len()..];
+    let end = format!("{END} {number} ");
+    let at = rest.find(&end)?;
+    let code = rest[at + end.len()..].split_once('\n')?.0;
+    Some(Output {
+        text: rest[..at].to_owned(),
+        code: code.trim().parse().ok()?,
+    })
+}
+
+/// Sums a canary's lines up: `canary: heartbeat N pattern ok`, `canary: FAIL ...`.
+fn pulse<'a>(lines: impl Iterator<Item = &'a str>) -> Pulse {
+    let mut pulse = Pulse {
+        pattern: true,
+        ..Pulse::default()
+    };
+    for line in lines {
+        if line.contains("canary: FAIL") {
+            pulse.pattern = false;
+        }
+        let Some((_, rest)) = line.split_once("canary: heartbeat ") else {
+            continue;
+        };
+        let mut words = rest.split_whitespace();
+        let Some(number) = words.next().and_then(|word| word.parse().ok()) else {
+            continue;
+        };
+        pulse.beats += 1;
+        pulse.last = number;
+        if words.collect::<Vec<_>>().join(" ") != "pattern ok" {
+            pulse.pattern = false;
+        }
+    }
+    pulse
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_what_stands_between_the_marks() {
+        let text = "3 echo a; false\nlab: begin 3\na\nlab: end 3 1\nlab: begin 4\n";
+        let output = answer(text, 3).unwrap();
+        assert_eq!((output.text.as_str(), output.code), ("a\n", 1));
+        assert!(answer(text, 4).is_none());
+        assert!(answer("lab: begin 3\nab lab: end 3 1", 3).is_none());
+        let output = answer("lab: begin 3\nno newlinelab: end 3 0\n", 3).unwrap();
+        assert_eq!(output.text, "no newline");
+    }
+
+    #[test]
+    fn pulse_counts_and_judges() {
+        let good = ["x", "canary: heartbeat 1 pattern ok", "canary: heartbeat 2 pattern ok"];
+        assert_eq!(
+            pulse(good.into_iter()),
+            Pulse {
+                beats: 2,
+                last: 2,
+                pattern: true
+            }
+        );
+        assert!(!pulse(["canary: heartbeat 3 pattern broken"].into_iter()).pattern);
+        assert!(!pulse(["canary: FAIL at 0x40"].into_iter()).pattern);
+        // A line cut in two by a change of the console's focus is no evidence.
+        assert_eq!(pulse(["canary: heart", "beat 4 pattern ok"].into_iter()).beats, 0);
+    }
+}
