@@ -50,6 +50,30 @@ impl Cases {
         }
     }
 
+    /// Records the cases of one program that ran several.
+    pub fn group(&mut self, name: &str, time: Duration, passed: usize, failed: &[String]) {
+        let seconds = time.as_secs_f64();
+        self.passed += passed;
+        let total = passed + failed.len();
+        if failed.is_empty() {
+            println!("ok     {seconds:7.1}s  {name}: {total} cases");
+        } else {
+            println!(
+                "FAILED {seconds:7.1}s  {name}: {} of {total} cases",
+                failed.len()
+            );
+            self.failed
+                .extend(failed.iter().map(|case| format!("{name}: {case}")));
+        }
+    }
+
+    /// Says that a case cannot run on this machine; it counts as neither.
+    pub fn skip(&mut self, name: &str, why: &str) {
+        if self.wants(name) {
+            println!("skip            {name}: {why}");
+        }
+    }
+
     /// Prints the sum; true if at least one case ran and none failed.
     pub fn finish(self) -> bool {
         for name in &self.failed {

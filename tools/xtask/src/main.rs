@@ -1,16 +1,29 @@
 //! `cargo xtask`: everything that is done with this repository, from any
 //! Linux host with cargo.
 //!
-//! `fetch` gets what is not in the repository, `build` makes Xen and the
-//! guests, `run` boots one profile under QEMU, `demo` blows the fuse and shows
-//! what changed, `test` judges all of it. `doctor` says what this machine
-//! lacks. `patch` puts the series into a Xen tree of one's own.
+//! `fetch` gets what is not in the repository ([`fetch`], through [`apt`]),
+//! `build` makes Xen ([`series`], [`tree`], [`xen`]) and what runs in its
+//! domains ([`guests`]) with the compilers that [`toolchain`] finds. `run`
+//! boots one profile under QEMU, `demo` blows the fuse and shows what changed
+//! (both [`lab`]), `test` judges all of it ([`suite`]). [`doctor`] says what
+//! this machine lacks. [`patch`] puts the series into a Xen tree of one's own,
+//! [`headers`] keeps the C headers in step with Rust.
 
+mod apt;
 mod cases;
+mod doctor;
 mod fetch;
 mod guests;
+mod headers;
 mod lab;
+mod patch;
+mod process;
+mod series;
 mod site;
+mod stamp;
+mod suite;
+mod toolchain;
+mod tree;
 mod xen;
 
 use std::path::PathBuf;
@@ -41,7 +54,7 @@ enum Command {
         #[command(flatten)]
         options: lab::DemoOptions,
     },
-    /// Run every test: host, series, header, lab
+    /// Run every test: host, series, headers, lab
     Test {
         #[command(flatten)]
         source: Source,
@@ -55,6 +68,9 @@ enum Command {
     Build {
         #[command(flatten)]
         source: Source,
+        /// With Xen's own checks (CONFIG_DEBUG=y)
+        #[arg(long)]
+        debug: bool,
     },
     /// Boot one profile of tools/xtask/profiles under QEMU
     Run {
@@ -69,6 +85,22 @@ enum Command {
     Fetch,
     /// Say what is missing on this machine, and the command that mends it
     Doctor,
+    /// Apply the series to a Xen 4.20 tree of your own, or take it out again
+    #[command(after_help = "Example: cargo xtask patch --xen ~/src/xen")]
+    Patch {
+        /// The tree; it need not be a git tree
+        #[arg(long, value_name = "PATH")]
+        xen: PathBuf,
+        /// Bring the tree back to what it was
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Generate the C headers from Rust
+    Headers {
+        /// Change nothing; fail if a header is not what would be generated
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 /// Where Xen's source comes from.
@@ -77,6 +109,15 @@ struct Source {
     /// An unmodified Xen 4.20 tree to use instead of the fetched one (it is copied, never changed)
     #[arg(long, value_name = "PATH")]
     xen: Option<PathBuf>,
+}
+
+impl Source {
+    /// The site, on a machine that has all that is needed.
+    fn site(self) -> anyhow::Result<Site> {
+        let site = Site::find(self.xen)?;
+        doctor::ensure(&site)?;
+        Ok(site)
+    }
 }
 
 fn main() -> ExitCode {
@@ -94,29 +135,50 @@ fn main() -> ExitCode {
 /// Carries one command out; `false` means that it ran and the answer is no.
 fn run(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Demo { source, options } => lab::demo(&Site::find(source.xen)?, &options),
+        Command::Demo { source, options } => lab::demo(&source.site()?, &options),
         Command::Test {
             source,
             filter,
             options,
         } => {
-            let site = Site::find(source.xen)?;
+            let site = source.site()?;
             let mut cases = Cases::new(filter);
+            suite::run(&site, &mut cases)?;
             lab::suite(&site, &options, &mut cases)?;
             Ok(cases.finish())
         }
-        Command::Build { source } => {
-            let site = Site::find(source.xen)?;
-            let built = xen::build(&site, &xen::Variant::VMF)?;
-            println!("xen: {}", built.image.display());
-            Ok(true)
-        }
+        Command::Build { source, debug } => build(&source.site()?, debug).map(|()| true),
         Command::Run {
             profile,
             source,
             options,
-        } => lab::run(&Site::find(source.xen)?, &profile, &options),
-        Command::Fetch => fetch::all(&Site::find(None)?).map(|()| true),
-        Command::Doctor => Ok(true),
+        } => lab::run(&source.site()?, &profile, &options),
+        Command::Fetch => {
+            let site = Site::find(None)?;
+            doctor::ensure(&site)?;
+            fetch::all(&site).map(|()| true)
+        }
+        Command::Doctor => doctor::report(&Site::find(None)?),
+        Command::Patch { xen, undo: true } => patch::undo(&xen).map(|()| true),
+        Command::Patch { xen, undo: false } => {
+            let site = Site::find(None)?;
+            patch::apply(&site, &xen).map(|()| true)
+        }
+        Command::Headers { check } => headers::run(&Site::find(None)?, check).map(|()| true),
     }
+}
+
+/// Everything that goes into a system, without booting one.
+fn build(site: &Site, debug: bool) -> anyhow::Result<()> {
+    let variant = if debug {
+        xen::Variant::VMF_DEBUG
+    } else {
+        xen::Variant::VMF
+    };
+    let built = xen::build(site, &variant)?;
+    println!("Xen:     {}", built.image.display());
+    println!("symbols: {}", built.syms.display());
+    println!("vmfctl:  {}", guests::linux(site, "vmfctl")?.display());
+    println!("canary:  {}", guests::bare_metal(site, "canary")?.display());
+    Ok(())
 }

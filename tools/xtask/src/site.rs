@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::stamp;
+
 /// The repository that this xtask works on, and the Xen source chosen for it.
 pub struct Site {
     root: PathBuf,
@@ -43,8 +45,31 @@ impl Site {
         self.target().join("cache")
     }
 
+    /// Target directory of what runs on bare metal: one for all, so that the
+    /// core library is compiled once.
+    pub fn bare_metal(&self) -> PathBuf {
+        self.target().join("bare-metal")
+    }
+
+    /// Where the trees and builds of the chosen Xen are.
+    pub fn xen_work(&self) -> PathBuf {
+        let work = self.target().join("xen");
+        match &self.xen {
+            None => work,
+            Some(path) => {
+                let key = stamp::of_bytes(path.as_os_str().as_encoded_bytes());
+                work.join(format!("user-{}", &key[..8]))
+            }
+        }
+    }
+
     /// The user's own Xen tree, if one was named.
     pub fn user_xen(&self) -> Option<&Path> {
         self.xen.as_deref()
+    }
+
+    /// Prints one line of progress.
+    pub fn say(&self, verb: &str, what: &str) {
+        eprintln!("{verb:>10}  {what}");
     }
 }

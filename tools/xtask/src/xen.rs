@@ -1,10 +1,31 @@
-//! Builds Xen: unpacks, applies the series, configures, makes.
+//! Builds Xen: configures and makes one variant of the source, in a tree of
+//! its own under `target/xen`, and only if something that it is made of changed.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use crate::process;
+use crate::series::Series;
 use crate::site::Site;
+use crate::stamp::{self, Inputs};
+use crate::toolchain::{BARE_METAL, Toolchain};
+use crate::tree::{self, Tree};
+
+/// What every build of this project's Xen has: both schedulers, and debug
+/// information, from which the lab learns the layout of Xen's structures.
+const ALWAYS: [&str; 5] = [
+    "CONFIG_EXPERT=y",
+    "CONFIG_UNSUPPORTED=y",
+    "CONFIG_SCHED_CREDIT2=y",
+    "CONFIG_SCHED_NULL=y",
+    "CONFIG_DEBUG_INFO=y",
+];
+/// Where the series expects the crate.
+pub const CRATE_LINK: &str = "xen/arch/arm/vmf/crate";
 
 /// Which Xen to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +57,42 @@ impl Variant {
         vmf: false,
         debug: false,
     };
+
+    /// Name of its directory, with these further lines of configuration.
+    fn name(&self, further: &[&str]) -> String {
+        let mut name = match (self.patched, self.vmf) {
+            (false, _) => "stock",
+            (true, true) => "vmf",
+            (true, false) => "off",
+        }
+        .to_owned();
+        if self.debug {
+            name.push_str("-debug");
+        }
+        if !further.is_empty() {
+            name.push('-');
+            name.push_str(&stamp::of_bytes(further.join("\n"))[..8]);
+        }
+        name
+    }
+
+    /// The lines that are put after Xen's own default configuration.
+    fn fragment(&self, further: &[&str]) -> Vec<String> {
+        let choice = |symbol: &str, on: bool| {
+            if on {
+                format!("{symbol}=y")
+            } else {
+                format!("# {symbol} is not set")
+            }
+        };
+        let mut lines: Vec<String> = ALWAYS.iter().map(|&line| line.to_owned()).collect();
+        lines.push(choice("CONFIG_DEBUG", self.debug));
+        if self.patched {
+            lines.push(choice("CONFIG_VMF", self.vmf));
+        }
+        lines.extend(further.iter().map(|&line| line.to_owned()));
+        lines
+    }
 }
 
 /// A Xen that was built.
@@ -50,6 +107,243 @@ pub struct Built {
 }
 
 /// Builds this variant, or finds it built.
-pub fn build(_site: &Site, variant: &Variant) -> Result<Built> {
-    bail!("{variant:?}: not built")
+pub fn build(site: &Site, variant: &Variant) -> Result<Built> {
+    build_with(site, variant, &[])
+}
+
+/// The same with further lines of configuration, such as `CONFIG_HAS_ITS=y`.
+pub fn build_with(site: &Site, variant: &Variant, further: &[&str]) -> Result<Built> {
+    let stock = tree::stock(site)?;
+    let source = if variant.patched {
+        tree::patched(site, &stock, &Series::read(site)?, "patched")?
+    } else {
+        stock
+    };
+    build_tree(site, &source, variant, further, &variant.name(further))
+}
+
+/// Builds `variant` from `source` in the directory `name`.
+pub fn build_tree(
+    site: &Site,
+    source: &Tree,
+    variant: &Variant,
+    further: &[&str],
+    name: &str,
+) -> Result<Built> {
+    let fragment = variant.fragment(further);
+    let directory = site.xen_work().join(name);
+    let xen = directory.join("xen");
+    let built = Built {
+        image: xen.join("xen"),
+        syms: xen.join("xen-syms"),
+        config: xen.join(".config"),
+    };
+    let has_crate = variant.vmf && source.path.join("xen/arch/arm/vmf").is_dir();
+    let toolchain = if has_crate {
+        Some(Toolchain::prepare(site, BARE_METAL)?)
+    } else {
+        None
+    };
+
+    let mut inputs = Inputs::new()
+        .add("source", &source.digest)
+        .add("config", fragment.join("\n"));
+    if let Some(toolchain) = &toolchain {
+        inputs = inputs
+            .add("crate", crate_digest(site)?)
+            .add("rust", toolchain.identity());
+    }
+    let digest = inputs.digest();
+    let mark = site.xen_work().join(format!("{name}.stamp"));
+    if stamp::is_current(&mark, &digest) && built.image.exists() && built.syms.exists() {
+        return Ok(built);
+    }
+
+    site.say("make", &format!("Xen ({name})"));
+    let _ = fs::remove_file(&mark);
+    tree::update(
+        source,
+        &directory,
+        &site.xen_work().join(format!("{name}.files")),
+    )?;
+    if has_crate {
+        link_crate(site, &directory)?;
+    }
+    configure(site, &directory, &fragment)?;
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    process::logged(
+        make(site, &directory, toolchain.as_ref()).arg(format!("-j{jobs}")),
+        &format!("make of Xen ({name})"),
+        &directory.join("make.log"),
+    )?;
+    for product in [&built.image, &built.syms] {
+        if !product.exists() {
+            bail!("make of Xen ({name}) left no {}", product.display());
+        }
+    }
+    stamp::write(&mark, &digest)?;
+    Ok(built)
+}
+
+/// Everything that the object of the crate is made of.
+pub fn crate_digest(site: &Site) -> Result<String> {
+    let inputs = Inputs::new()
+        .add("workspace", stamp::read(&site.root().join("Cargo.toml"))?)
+        .add("lock", stamp::read(&site.root().join("Cargo.lock"))?);
+    let wanted = |path: &Path| !path.starts_with("patches") && !path.starts_with("target");
+    Ok(inputs
+        .add_tree(&site.root().join("xen-vmf"), wanted)?
+        .digest())
+}
+
+/// Puts the crate where the series' Kbuild looks for it.
+fn link_crate(site: &Site, directory: &Path) -> Result<()> {
+    let link = directory.join(CRATE_LINK);
+    let target = site.root().join("xen-vmf");
+    if fs::read_link(&link).is_ok_and(|there| there == target) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&link);
+    symlink(&target, &link).with_context(|| format!("cannot create {}", link.display()))
+}
+
+/// Writes `.config`, if it is to be another than the last one.
+fn configure(site: &Site, directory: &Path, fragment: &[String]) -> Result<()> {
+    let xen = directory.join("xen");
+    let default = xen.join("arch/arm/configs/arm64_defconfig");
+    let default = fs::read_to_string(&default)
+        .with_context(|| format!("cannot read {}", default.display()))?;
+    let wanted = format!("{default}{}\n", fragment.join("\n"));
+    let asked = directory.join("config.asked");
+    let config = xen.join(".config");
+    if !(config.exists() && fs::read_to_string(&asked).is_ok_and(|old| old == wanted)) {
+        fs::write(&config, &wanted)
+            .with_context(|| format!("cannot write {}", config.display()))?;
+    }
+    process::logged(
+        make(site, directory, None).arg("olddefconfig"),
+        "configuration of Xen",
+        &directory.join("config.log"),
+    )?;
+    let result =
+        fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
+    let lost = lost(fragment, &result);
+    if !lost.is_empty() {
+        bail!(
+            "Xen's configuration does not accept {}: a symbol is unknown to this tree, or depends on another",
+            lost.join(", ")
+        );
+    }
+    fs::write(&asked, wanted)?;
+    Ok(())
+}
+
+/// Lines of the fragment that did not make it into the configuration. What is
+/// to be off may also be absent, where it depends on something that is off.
+fn lost<'a>(fragment: &'a [String], config: &str) -> Vec<&'a str> {
+    let set = |line: &str| config.lines().any(|other| other == line);
+    fragment
+        .iter()
+        .map(String::as_str)
+        .filter(|line| {
+            match line
+                .strip_prefix("# ")
+                .and_then(|line| line.strip_suffix(" is not set"))
+            {
+                Some(symbol) => config
+                    .lines()
+                    .any(|other| other.starts_with(&format!("{symbol}="))),
+                None => !set(line),
+            }
+        })
+        .collect()
+}
+
+/// `make -C xen` for arm64, with the crate where a tool chain is given.
+fn make(site: &Site, directory: &Path, toolchain: Option<&Toolchain>) -> Command {
+    let mut make = process::command("make");
+    make.arg("-C")
+        .arg(directory.join("xen"))
+        .args(["XEN_TARGET_ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"]);
+    // A date in the banner would make each build another one.
+    make.args([
+        "XEN_BUILD_DATE=none",
+        "XEN_BUILD_TIME=none",
+        "XEN_WHOAMI=vmf",
+        "XEN_BUILD_HOST=lab",
+        "XEN_DOMAIN=lab",
+    ]);
+    if let Some(toolchain) = toolchain {
+        let path = |name: &str, path: &Path| format!("{name}={}", path.display());
+        make.arg(path("VMF_CRATE", &site.root().join("xen-vmf")))
+            .arg(path("VMF_CARGO", toolchain.cargo()))
+            .arg(path("VMF_TARGET_DIR", &site.bare_metal()))
+            .arg(format!("VMF_CARGO_FLAGS={}", toolchain.flags().join(" ")))
+            .envs(toolchain.environment());
+    }
+    make
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn variants_have_names_of_their_own() {
+        let off = Variant {
+            vmf: false,
+            ..Variant::VMF
+        };
+        let mut names: BTreeSet<String> = [Variant::VMF, Variant::VMF_DEBUG, Variant::STOCK, off]
+            .iter()
+            .map(|variant| variant.name(&[]))
+            .collect();
+        names.insert(Variant::VMF.name(&["CONFIG_HAS_ITS=y"]));
+        assert_eq!(names.len(), 5);
+    }
+
+    #[test]
+    fn fragment_sets_the_fuse_only_where_the_series_is() {
+        let has = |variant: &Variant, line: &str| {
+            variant
+                .fragment(&["CONFIG_X=y"])
+                .iter()
+                .any(|other| other == line)
+        };
+        assert!(has(&Variant::VMF, "CONFIG_VMF=y"));
+        assert!(has(&Variant::VMF, "CONFIG_X=y"));
+        assert!(has(&Variant::VMF, "# CONFIG_DEBUG is not set"));
+        assert!(has(&Variant::VMF_DEBUG, "CONFIG_DEBUG=y"));
+        assert!(has(
+            &Variant {
+                vmf: false,
+                ..Variant::VMF
+            },
+            "# CONFIG_VMF is not set"
+        ));
+        assert!(
+            !Variant::STOCK
+                .fragment(&[])
+                .iter()
+                .any(|line| line.contains("VMF"))
+        );
+    }
+
+    #[test]
+    fn a_line_that_olddefconfig_drops_is_noticed() {
+        let fragment = [
+            "CONFIG_A=y",
+            "CONFIG_B=y",
+            "# CONFIG_C is not set",
+            "# CONFIG_D is not set",
+        ]
+        .map(str::to_owned);
+        let config = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=y\n";
+        assert_eq!(
+            lost(&fragment, config),
+            ["CONFIG_B=y", "# CONFIG_C is not set"]
+        );
+    }
 }

@@ -1,0 +1,176 @@
+//! The series as patches: that `git am` takes it, that each patch builds in
+//! order with the fuse and without, and that without it Xen's code is what it
+//! was. What has passed once is not built again until it changes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cases::Cases;
+use crate::process;
+use crate::series::Series;
+use crate::site::Site;
+use crate::stamp::{self, Inputs};
+use crate::suite::object;
+use crate::tree::{self, Tree};
+use crate::xen::{self, Variant};
+
+/// Keeps Xen's own configuration out of its image, where a line about the fuse
+/// would move everything behind it.
+const NO_CONFIG_IN_IMAGE: &[&str] = &["# CONFIG_HYPFS_CONFIG is not set"];
+
+/// All cases of the series.
+pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
+    let series = Series::read(site)?;
+    let needed = [
+        "series: git am",
+        "series: patch",
+        "series: code unchanged without the fuse",
+    ];
+    if !needed.iter().any(|name| cases.wants(name))
+        && series.0.iter().all(|patch| !cases.wants(&patch.name))
+    {
+        return Ok(());
+    }
+    let stock = tree::stock(site)?;
+    cases.case("series: git am takes every patch", || {
+        git_am(site, &stock, &series)
+    });
+    for count in 1..=series.0.len() {
+        for (variant, word) in [
+            (
+                Variant {
+                    vmf: false,
+                    ..Variant::VMF
+                },
+                "off",
+            ),
+            (Variant::VMF, "on"),
+        ] {
+            let name = format!(
+                "series: {} builds with CONFIG_VMF {word}",
+                series.0[count - 1].name
+            );
+            cases.case(&name, || {
+                prefix_builds(site, &stock, &series.first(count), variant, word)
+            });
+        }
+    }
+    cases.case(
+        "series: code unchanged without the fuse (.text only)",
+        || {
+            let off = Variant {
+                vmf: false,
+                ..Variant::VMF
+            };
+            let one = xen::build_with(site, &Variant::STOCK, NO_CONFIG_IN_IMAGE)?;
+            let other = xen::build_with(site, &off, NO_CONFIG_IN_IMAGE)?;
+            object::same_text(&one.syms, &other.syms)
+        },
+    );
+    Ok(())
+}
+
+/// Applies the series as a maintainer would, to a git tree.
+fn git_am(site: &Site, stock: &Tree, series: &Series) -> Result<()> {
+    let mark = site.xen_work().join("git-am.stamp");
+    let digest = Inputs::new()
+        .add("source", &stock.digest)
+        .add("series", series.digest())
+        .digest();
+    if stamp::is_current(&mark, &digest) {
+        return Ok(());
+    }
+    let scratch = site.xen_work().join("git-am");
+    let _ = fs::remove_dir_all(&scratch);
+    process::output(
+        process::command("cp")
+            .arg("-a")
+            .arg(&stock.path)
+            .arg(&scratch),
+    )?;
+    let git = |arguments: &[&str]| git(&scratch, arguments);
+    process::output(git(&["init", "--quiet"]).arg("."))?;
+    process::output(&mut git(&["add", "--all", "--force"]))?;
+    process::output(&mut git(&["commit", "--quiet", "--message", "stock"]))?;
+    for patch in &series.0 {
+        process::output(git(&["am", "--quiet"]).arg(&patch.path))
+            .with_context(|| format!("git am {}", patch.name))?;
+    }
+    fs::remove_dir_all(&scratch)?;
+    stamp::write(&mark, &digest)
+}
+
+/// git in a scratch repository, independent of the user's configuration.
+fn git(tree: &Path, arguments: &[&str]) -> Command {
+    let mut git = process::command("git");
+    git.current_dir(tree)
+        .env("GIT_CEILING_DIRECTORIES", tree.parent().unwrap_or(tree))
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_WORK_TREE");
+    for who in ["AUTHOR", "COMMITTER"] {
+        git.env(format!("GIT_{who}_NAME"), "xtask")
+            .env(format!("GIT_{who}_EMAIL"), "xtask@localhost");
+    }
+    git.args(arguments);
+    git
+}
+
+/// Builds Xen with the first patches of the series, in a tree that the next
+/// prefix goes on with, so that only what a patch changes is compiled.
+fn prefix_builds(
+    site: &Site,
+    stock: &Tree,
+    prefix: &Series,
+    variant: Variant,
+    word: &str,
+) -> Result<()> {
+    let Some(last) = prefix.0.last() else {
+        bail!("the series is empty");
+    };
+    let tree = tree::patched(site, stock, prefix, "series")?;
+    // Before the patch that adds the symbol there is nothing to switch on.
+    let knows = knows_fuse(&tree.path)?;
+    if variant.vmf && !knows {
+        return Ok(());
+    }
+    let mark = site
+        .xen_work()
+        .join(format!("series-{word}-{}.stamp", last.name));
+    let digest = Inputs::new()
+        .add("source", &tree.digest)
+        .add(
+            "crate",
+            if variant.vmf {
+                xen::crate_digest(site)?
+            } else {
+                String::new()
+            },
+        )
+        .digest();
+    if stamp::is_current(&mark, &digest) {
+        return Ok(());
+    }
+    xen::build_tree(site, &tree, &variant, &[], &format!("series-{word}"))?;
+    stamp::write(&mark, &digest)
+}
+
+/// Whether a tree's Kconfig has the symbol VMF.
+fn knows_fuse(tree: &Path) -> Result<bool> {
+    for file in stamp::files(&tree.join("xen"), &|_| true)? {
+        let is_kconfig = file
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("Kconfig"));
+        if is_kconfig {
+            let text = fs::read_to_string(tree.join("xen").join(&file)).unwrap_or_default();
+            if text.lines().any(|line| line.trim() == "config VMF") {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
