@@ -91,7 +91,7 @@ pub fn broken_contiguous(table: &[u64], index: usize, level: u8) -> bool {
     };
     let first = group[0];
     let attributes = |d: u64| d & !0x0000_ffff_ffff_f000;
-    output_address(first, level) % (16 * size(level)) != 0
+    !output_address(first, level).is_multiple_of(16 * size(level))
         || group.iter().enumerate().any(|(i, &d)| {
             kind(d, level) != Kind::Leaf
                 || attributes(d) != attributes(first)

@@ -357,8 +357,13 @@ fn writable_and_executable(audit: &Audit, found: &mut Findings) {
     }
 }
 
+/// What the CPUs with an MMU reach: one without reaches everything, and is U3's.
+fn translated_reach(audit: &Audit) -> Reach {
+    Reach::of(audit, audit.roots.iter().filter(|r| r.regime.mmu))
+}
+
 fn executable_with_writable_alias(audit: &Audit, found: &mut Findings) {
-    let reach = Reach::of(audit, &audit.roots);
+    let reach = translated_reach(audit);
     for root in &audit.roots {
         for leaf in root.walk.leaves.iter().filter(|l| root.regime.executes(l)) {
             let inside: usize = audit
@@ -408,7 +413,7 @@ fn read_only_with_writable_alias(audit: &Audit, found: &mut Findings) {
         return;
     };
     let image = first.region.va..last.region.va + last.region.size;
-    let executable = Reach::of(audit, &audit.roots).executable;
+    let executable = translated_reach(audit).executable;
     let mut read_only = vec![false; audit.dump.frames()];
     for leaf in audit
         .roots
