@@ -1,0 +1,102 @@
+//! What can stand in the way, and the errno that says so.
+
+use crate::commit;
+use crate::extents::Full;
+use crate::{plan, stage2};
+
+/// Why a command was refused. Each has one errno; the table in the ABI crate
+/// says what the caller can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Unknown command.
+    UnknownCommand,
+    /// Unknown flag or item, an argument that is not 0, or no guest's domid.
+    Invalid,
+    /// No such domain, or no further one.
+    NoDomain,
+    /// No further domain, or nothing to lock.
+    Nothing,
+    /// The domain is dying.
+    Dying,
+    /// The domain is still being built.
+    Unfinished,
+    /// The control or hardware domain cannot be protected.
+    ControlDomain,
+    /// It is done already.
+    Done,
+    /// The machine is locked.
+    Locked,
+    /// CPUs are offline, or the machine changed while the plan was made.
+    Again,
+    /// Somebody else holds pages of the domain.
+    SharedPages,
+    /// Xen has mapped pages of the domain for a PV interface.
+    PvPages,
+    /// An ITS is in use.
+    Its,
+    /// A device is assigned to the domain.
+    Devices,
+    /// No memory for tables or lists.
+    NoMemory,
+    /// The plan did not pass its check.
+    Unsound,
+    /// A domain's VMID is too large for the frozen page.
+    TooManyDomains,
+}
+
+impl Error {
+    /// The number from Xen's `public/errno.h`.
+    pub const fn errno(self) -> i64 {
+        match self {
+            Error::UnknownCommand => 38,
+            Error::Invalid => 22,
+            Error::NoDomain => 3,
+            Error::Nothing => 2,
+            Error::Dying => 6,
+            Error::Unfinished => 16,
+            Error::ControlDomain => 95,
+            Error::Done => 17,
+            Error::Locked => 30,
+            Error::Again => 11,
+            Error::SharedPages => 31,
+            Error::PvPages => 98,
+            Error::Its => 18,
+            Error::Devices => 19,
+            Error::NoMemory => 12,
+            Error::Unsound => 5,
+            Error::TooManyDomains => 7,
+        }
+    }
+}
+
+impl From<Full> for Error {
+    /// A list that was long enough a moment ago is not any more.
+    fn from(_: Full) -> Self {
+        Error::Again
+    }
+}
+
+impl From<plan::Error> for Error {
+    fn from(error: plan::Error) -> Self {
+        match error {
+            plan::Error::TooManyEdits | plan::Error::TooFewTables => Error::Again,
+            plan::Error::Unsound(_) => Error::Unsound,
+        }
+    }
+}
+
+impl From<stage2::Error<Error>> for Error {
+    fn from(error: stage2::Error<Error>) -> Self {
+        match error {
+            stage2::Error::UnknownType(_) => Error::Unsound,
+            stage2::Error::Visitor(inner) => inner,
+        }
+    }
+}
+
+/// A plan that would pull away what the machine stands on is our own mistake.
+impl From<commit::Floor> for Error {
+    fn from(_: commit::Floor) -> Self {
+        Error::Unsound
+    }
+}

@@ -1,0 +1,290 @@
+//! What is true of the machine's frames now: the facts that a plan rests on.
+//!
+//! [`Needs::count`] and [`Facts::gather`] look at the same things in the same
+//! order; the first runs before the rendezvous, the second inside.
+
+use super::{RunCounter, domains};
+use crate::addr::Mfn;
+use crate::buffer::Buffer;
+use crate::error::Error;
+use crate::extents::{Extent, FrameSet};
+use crate::machine::{Domain, DomainFlags, Machine};
+use crate::plan;
+use crate::snapshot;
+use crate::stage2::{self, GuestExtent, Item};
+
+/// Room that the lists of [`Facts`] need.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    tables: usize,
+    protected: usize,
+    unprotected: usize,
+    snapshot: usize,
+}
+
+impl Needs {
+    /// Counts what [`Facts::gather`] would find.
+    pub fn count<M: Machine>(machine: &M) -> Result<Self, Error> {
+        let mut tables = RunCounter::default();
+        let mut protected = RunCounter::default();
+        let mut unprotected = RunCounter::default();
+        let mut snapshot = 0;
+        each_table(machine, &mut |frame| {
+            tables.push(Extent::new(frame, 1));
+            Ok(())
+        })?;
+        for domain in domains(machine) {
+            if domain.flags.contains(DomainFlags::PROTECTED) {
+                machine.pages(&domain, &mut |mfn| protected.push(Extent::new(mfn, 1)));
+            }
+            let mut last: Option<GuestExtent> = None;
+            each_item(machine, &domain, &mut |item| {
+                match item {
+                    Item::Table(frame) => tables.push(Extent::new(frame, 1)),
+                    Item::Leaf(leaf) => {
+                        unprotected.push(Extent::new(leaf.mfn, leaf.pages));
+                        let merges = last.as_mut().is_some_and(|last| {
+                            let storage = core::slice::from_mut(last);
+                            snapshot::append(storage, 1, leaf) == Some(1)
+                        });
+                        if !merges {
+                            snapshot += 1;
+                            last = Some(leaf);
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Self {
+            tables: tables.runs,
+            protected: protected.runs,
+            unprotected: unprotected.runs,
+            snapshot,
+        })
+    }
+}
+
+/// Room for a list of `n` now and a few more at the rendezvous.
+fn slack(n: usize) -> usize {
+    n + n / 8 + 16
+}
+
+/// Working storage for [`Facts`].
+#[derive(Debug, Default)]
+pub struct Storage {
+    tables: Buffer<Extent>,
+    protected: Buffer<Extent>,
+    unprotected: Buffer<Extent>,
+    ram: Buffer<Extent>,
+    snapshot: Buffer<GuestExtent>,
+}
+
+impl Storage {
+    /// Allocates what `needs` asks for, and a little more.
+    pub fn new<M: Machine>(machine: &M, needs: Needs) -> Result<Self, Error> {
+        let mut storage = Self::default();
+        match storage.allocate(machine, needs) {
+            Ok(()) => Ok(storage),
+            Err(e) => {
+                storage.free(machine);
+                Err(e)
+            }
+        }
+    }
+
+    fn allocate<M: Machine>(&mut self, machine: &M, needs: Needs) -> Result<(), Error> {
+        let banks = machine.ram().len();
+        self.tables = Buffer::new(machine, slack(needs.tables))?;
+        self.protected = Buffer::new(machine, slack(needs.protected))?;
+        self.unprotected = Buffer::new(machine, slack(needs.unprotected))?;
+        self.ram = Buffer::new(machine, banks)?;
+        self.snapshot = Buffer::new(machine, slack(needs.snapshot))?;
+        Ok(())
+    }
+
+    /// Gives everything back.
+    pub fn free<M: Machine>(self, machine: &M) {
+        self.tables.free(machine);
+        self.protected.free(machine);
+        self.unprotected.free(machine);
+        self.ram.free(machine);
+        self.snapshot.free(machine);
+    }
+
+    /// Gives everything back but the snapshot, which stays for good.
+    pub fn keep_snapshot<M: Machine>(mut self, machine: &M) -> &'static mut [GuestExtent] {
+        let snapshot = core::mem::take(&mut self.snapshot);
+        self.free(machine);
+        snapshot.leak()
+    }
+}
+
+/// The facts.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// Frames that hold a table of any regime.
+    pub tables: FrameSet<'a>,
+    /// Frames that protected domains own.
+    pub protected: FrameSet<'a>,
+    /// RAM but the xenheap that unprotected domains can reach.
+    pub unprotected: FrameSet<'a>,
+    /// All RAM.
+    pub ram: FrameSet<'a>,
+    /// Leaves of unprotected domains that reach what they must not.
+    pub stray_leaves: u64,
+    snapshot: &'a mut [GuestExtent],
+    snapshot_len: usize,
+}
+
+/// Where the snapshot of one domain lies in the common list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    /// Index of the first extent.
+    pub first: usize,
+    /// Number of extents.
+    pub len: usize,
+}
+
+impl<'a> Facts<'a> {
+    /// Looks at everything. `share` is told each domain's part of the
+    /// snapshot: its extents for an unprotected domain, none for another.
+    pub fn gather<M: Machine>(
+        machine: &M,
+        storage: &'a mut Storage,
+        share: &mut dyn FnMut(&Domain, Share),
+    ) -> Result<Self, Error> {
+        let mut facts = Self {
+            tables: FrameSet::new(storage.tables.items()),
+            protected: FrameSet::new(storage.protected.items()),
+            unprotected: FrameSet::new(storage.unprotected.items()),
+            ram: FrameSet::new(storage.ram.items()),
+            stray_leaves: 0,
+            snapshot: storage.snapshot.items(),
+            snapshot_len: 0,
+        };
+        for &bank in machine.ram() {
+            facts.ram.push(bank)?;
+        }
+        facts.ram.normalise();
+        each_table(machine, &mut |frame| {
+            Ok(facts.tables.push(Extent::new(frame, 1))?)
+        })?;
+        for domain in domains(machine) {
+            if domain.flags.contains(DomainFlags::PROTECTED) {
+                let mut full = Ok(());
+                machine.pages(&domain, &mut |mfn| {
+                    full = full.and_then(|()| facts.protected.push(Extent::new(mfn, 1)));
+                });
+                full?;
+            }
+        }
+        facts.protected.normalise();
+        for domain in domains(machine) {
+            facts.stage2(machine, &domain, share)?;
+        }
+        facts.tables.normalise();
+        facts.unprotected.normalise();
+        // Last, when all tables are known: no domain may reach one.
+        facts.stray_leaves += facts
+            .tables
+            .extents()
+            .iter()
+            .map(|t| facts.unprotected.overlap(t))
+            .sum::<u64>();
+        Ok(facts)
+    }
+
+    fn stage2<M: Machine>(
+        &mut self,
+        machine: &M,
+        domain: &Domain,
+        share: &mut dyn FnMut(&Domain, Share),
+    ) -> Result<(), Error> {
+        let protected = domain.flags.contains(DomainFlags::PROTECTED);
+        let layout = machine.layout();
+        let first = self.snapshot_len;
+        each_item(machine, domain, &mut |item| {
+            let leaf = match item {
+                Item::Table(frame) => return Ok(self.tables.push(Extent::new(frame, 1))?),
+                Item::Leaf(_) if protected => return Ok(()),
+                Item::Leaf(leaf) => leaf,
+            };
+            let frames = Extent::new(leaf.mfn, leaf.pages);
+            self.stray_leaves += u64::from(
+                self.protected.overlap(&frames)
+                    + frames.overlap(&layout.image_frames)
+                    + frames.overlap(&layout.frametable_frames)
+                    != 0,
+            );
+            if leaf.p2m_type.is_any_ram() {
+                self.reachable(frames, &layout.xenheap)?;
+            }
+            // After the one before this domain, never merged with it.
+            let storage = &mut self.snapshot[first..];
+            let len = snapshot::append(storage, self.snapshot_len - first, leaf);
+            self.snapshot_len = first + len.ok_or(Error::Again)?;
+            Ok(())
+        })?;
+        share(
+            domain,
+            Share {
+                first,
+                len: self.snapshot_len - first,
+            },
+        );
+        Ok(())
+    }
+
+    /// Adds what of `frames` is RAM and not in the xenheap.
+    fn reachable(&mut self, frames: Extent, xenheap: &Extent) -> Result<(), Error> {
+        for bank in self.ram.extents() {
+            let start = frames.start.get().max(bank.start.get());
+            let end = frames.end().min(bank.end());
+            let before = Extent::new(
+                Mfn::new(start),
+                end.min(xenheap.start.get()).saturating_sub(start),
+            );
+            let from = start.max(xenheap.end());
+            let after = Extent::new(Mfn::new(from), end.saturating_sub(from));
+            self.unprotected.push(before)?;
+            self.unprotected.push(after)?;
+        }
+        Ok(())
+    }
+
+    /// Number of extents in the snapshot.
+    pub fn snapshot_extents(&self) -> usize {
+        self.snapshot_len
+    }
+}
+
+/// Calls `visit` for every frame with a table that is not a domain's.
+fn each_table<M: Machine>(
+    machine: &M,
+    visit: &mut impl FnMut(Mfn) -> Result<(), Error>,
+) -> Result<(), Error> {
+    plan::each_table(machine, machine.root(), visit)?;
+    let mut index = 0;
+    while let Some(frame) = machine.static_table(index) {
+        visit(frame)?;
+        index += 1;
+    }
+    index = 0;
+    while let Some(frame) = machine.window_table(index) {
+        visit(frame)?;
+        index += 1;
+    }
+    Ok(())
+}
+
+fn each_item<M: Machine>(
+    machine: &M,
+    domain: &Domain,
+    visit: &mut impl FnMut(Item) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if !domain.flags.contains(DomainFlags::STAGE2) {
+        return Ok(());
+    }
+    Ok(stage2::visit(machine, &domain.root, visit)?)
+}

@@ -1,0 +1,277 @@
+//! `lock`: no translation table is mapped any more, nor anything else that is
+//! not retained.
+
+use super::collect::{Facts, Needs, Share, Storage};
+use super::{domains, first_readable, preflight_machine};
+use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
+use crate::buffer::Buffer;
+use crate::commit;
+use crate::error::Error;
+use crate::extents::Extent;
+use crate::machine::{Domain, DomainFlags, Machine};
+use crate::plan::{self, Count, Edit, Record, Rule, Tally};
+use crate::policy::Lock;
+use crate::stage2::{self, GuestExtent};
+use crate::state;
+use xen_vmf_abi as abi;
+
+/// What the lock leaves behind for the time after it.
+#[derive(Debug)]
+pub struct Frozen {
+    /// Stage 2 of all unprotected domains, one after the other.
+    pub snapshot: &'static [GuestExtent],
+}
+
+/// Numbers of one lock.
+#[derive(Clone, Copy, Debug, Default)]
+struct Numbers {
+    tally: Tally,
+    tables: u64,
+    retained: u64,
+    forbidden: u64,
+    extents: u64,
+    stopped_ns: u64,
+}
+
+/// Locks the machine. On an error nothing that matters has changed: pages of
+/// unprotected domains may have been mapped and unmapped again, and entries of
+/// stage 2 have their valid bits back.
+///
+/// `share` is told which part of the snapshot belongs to which domain.
+///
+/// # Panics
+/// If the self-check finds a table or a protected page still readable.
+pub fn lock<M: Machine>(
+    machine: &M,
+    share: &mut dyn FnMut(&Domain, Share),
+) -> Result<Frozen, Error> {
+    let start = machine.now();
+    preflight_machine(machine)?;
+    for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::STAGE2)) {
+        stage2::validate(machine, &domain.root);
+    }
+    machine.publish();
+    machine.flush_guests();
+
+    let mut storage = Storage::default();
+    let mut mapped = Buffer::default();
+    let mut work = Work::default();
+    let result = retain(machine, &mut storage, &mut mapped)
+        .and_then(|()| work.prepare(machine, &mut storage))
+        .and_then(|()| {
+            let (numbers, facts) = stopped(machine, &mut storage, &mut work, share)?;
+            check(machine, &facts);
+            Ok(numbers)
+        });
+    let result = match result {
+        Ok(numbers) => {
+            numbers.report(machine.now() - start);
+            let snapshot = storage.keep_snapshot(machine);
+            Ok(Frozen {
+                snapshot: &snapshot[..numbers.extents as usize],
+            })
+        }
+        Err(error) => {
+            release(machine, &mut mapped);
+            storage.free(machine);
+            Err(error)
+        }
+    };
+    mapped.free(machine);
+    work.free(machine);
+    result
+}
+
+impl Numbers {
+    fn report(&self, lock_ns: u64) {
+        state::count(abi::XENVMF_counter_leaves_removed, self.tally.leaves);
+        state::count(
+            abi::XENVMF_counter_bytes_removed,
+            self.tally.pages << PAGE_SHIFT,
+        );
+        state::count(abi::XENVMF_counter_blocks_split, self.tally.splits);
+        state::count(abi::XENVMF_counter_tables_allocated, self.tally.splits);
+        state::count(abi::XENVMF_counter_table_frames, self.tables);
+        state::count(abi::XENVMF_counter_retained_frames, self.retained);
+        state::count(abi::XENVMF_counter_forbidden_frames, self.forbidden);
+        state::count(abi::XENVMF_counter_snapshot_extents, self.extents);
+        state::count(abi::XENVMF_counter_lock_stopped_ns, self.stopped_ns);
+        state::count(abi::XENVMF_counter_lock_ns, lock_ns);
+    }
+}
+
+/// Maps RAM of unprotected domains at its address in the directmap, where it
+/// is not there yet, so that it can stay. Tables may be allocated here, so
+/// this comes before they are counted.
+fn retain<M: Machine>(
+    machine: &M,
+    storage: &mut Storage,
+    mapped: &mut Buffer<Extent>,
+) -> Result<(), Error> {
+    *storage = Storage::new(machine, Needs::count(machine)?)?;
+    if machine.directmap_all() {
+        return Ok(());
+    }
+    let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
+    let wanted = facts.unprotected.extents();
+    *mapped = Buffer::new(machine, wanted.len())?;
+    for (done, &extent) in mapped.items().iter_mut().zip(wanted) {
+        machine.map_directmap(extent)?;
+        *done = extent;
+    }
+    Ok(())
+}
+
+/// Takes [`retain`] back.
+fn release<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) {
+    for extent in mapped.items().iter().filter(|e| e.pages != 0) {
+        machine.unmap_directmap(*extent);
+    }
+}
+
+/// Working storage of the plan.
+#[derive(Debug, Default)]
+struct Work {
+    edits: Buffer<Edit>,
+    spare: Buffer<Mfn>,
+    tables: usize,
+}
+
+impl Work {
+    fn prepare<M: Machine>(&mut self, machine: &M, storage: &mut Storage) -> Result<(), Error> {
+        let mut count = Count::default();
+        {
+            // The tables that `retain` allocated are not in the first count.
+            let needs = Needs::count(machine)?;
+            let old = core::mem::take(storage);
+            old.free(machine);
+            *storage = Storage::new(machine, needs)?;
+            let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
+            let layout = machine.layout();
+            plan::plan(
+                machine,
+                machine.root(),
+                &policy(&layout, &facts),
+                &mut count,
+            )?;
+        }
+        self.edits = Buffer::new(machine, count.edits + count.edits / 8 + 64)?;
+        // Tables allocated here are tables too, but nothing maps them at
+        // first: they are judged when they are linked.
+        let tables = count.tables + count.tables / 8 + 4;
+        self.spare = Buffer::new(machine, tables)?;
+        for slot in self.spare.items() {
+            *slot = machine.alloc_table().ok_or(Error::NoMemory)?;
+            self.tables += 1;
+        }
+        Ok(())
+    }
+
+    fn free<M: Machine>(mut self, machine: &M) {
+        for &table in &self.spare.items()[..self.tables] {
+            machine.free_table(table);
+        }
+        self.edits.free(machine);
+        self.spare.free(machine);
+    }
+}
+
+fn policy<'a>(layout: &'a crate::policy::Layout, facts: &'a Facts) -> Lock<'a> {
+    Lock {
+        layout,
+        tables: &facts.tables,
+        protected: &facts.protected,
+        unprotected: &facts.unprotected,
+        ram: &facts.ram,
+    }
+}
+
+/// The part with all CPUs stopped.
+fn stopped<'a, M: Machine>(
+    machine: &M,
+    storage: &'a mut Storage,
+    work: &mut Work,
+    share: &mut dyn FnMut(&Domain, Share),
+) -> Result<(Numbers, Facts<'a>), Error> {
+    let mut storage = Some(storage);
+    let mut outcome = None;
+    machine.rendezvous(&mut |machine| {
+        let start = machine.now();
+        preflight_machine(machine)?;
+        let storage = storage.take().ok_or(Error::Again)?;
+        let facts = Facts::gather(machine, storage, share)?;
+        if facts.stray_leaves != 0 {
+            return Err(Error::SharedPages);
+        }
+        let mut numbers = carry_out(machine, &facts, work)?;
+        numbers.stopped_ns = machine.now() - start;
+        outcome = Some((numbers, facts));
+        Ok(())
+    })?;
+    outcome.ok_or(Error::Again)
+}
+
+fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<Numbers, Error> {
+    let layout = machine.layout();
+    let root = machine.root();
+    let spare = &mut work.spare.items()[..work.tables];
+    let mut record = Record::new(machine, work.edits.items(), spare);
+    plan::plan(machine, root, &policy(&layout, facts), &mut record)?;
+    let (edits, used, tally) = record.finish();
+
+    let rule = Rule {
+        forbidden: &[&facts.tables, &facts.protected],
+        except: layout.windows,
+    };
+    plan::verify(machine, root, edits, &rule)?;
+    // The tables that the plan adds are tables as well. They come from the
+    // domheap, of which the directmap retains only what domains reach.
+    let stays = |t: &Mfn| facts.unprotected.contains(*t) || layout.xenheap.contains(*t);
+    if spare[..used].iter().any(stays) {
+        return Err(Error::Unsound);
+    }
+    commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
+
+    machine.freeze()?;
+    commit::commit(machine, edits);
+    machine.destroy_windows();
+    machine.flush_all();
+    state::set_locked();
+    // The tables at the front of the list are in use now.
+    spare.rotate_left(used);
+    work.tables -= used;
+    let retained = facts.unprotected.pages() + layout.xenheap.pages + layout.image_frames.pages;
+    Ok(Numbers {
+        tally,
+        tables: facts.tables.pages() + used as u64,
+        retained,
+        forbidden: facts.ram.pages().saturating_sub(retained),
+        extents: facts.snapshot_extents() as u64,
+        stopped_ns: 0,
+    })
+}
+
+/// On every CPU: no table and no protected page can be read, at its address
+/// in the directmap or in the image, and no window is left. The xenheap can,
+/// so that the check is seen to tell the two apart.
+fn check<M: Machine>(machine: &M, facts: &Facts) {
+    let layout = machine.layout();
+    let image_address = |table: Mfn| {
+        let offset = table.get().wrapping_sub(layout.image_frames.start.get());
+        Vaddr::new(layout.image.start + (offset << PAGE_SHIFT))
+    };
+    let clean = machine.on_every_cpu(&|machine| {
+        let (table, tried) = first_readable(machine, &facts.tables);
+        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
+        let (page, tried) = first_readable(machine, &facts.protected);
+        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
+        let mut statics = (0..).map_while(|i| machine.static_table(i));
+        let image = statics.any(|t| machine.readable(image_address(t)));
+        let heap = machine.readable(Vaddr::new(layout.xenheap_va.start));
+        table.is_none() && page.is_none() && !image && heap && !machine.window_readable()
+    });
+    assert!(
+        clean,
+        "self-check: a table or a protected page is still mapped"
+    );
+}

@@ -1,0 +1,168 @@
+//! The fuse: what `protect` and `lock` do, in order.
+//!
+//! Both run in a tasklet on CPU 0, reached from the hypercall, with all
+//! domains paused: no vCPU runs, so ownership of memory, stage 2 and Xen's
+//! mappings of guest pages stand still but for what idle CPUs do.
+//!
+//! 1. [`preflight`]: what stands in the way is named and nothing is touched.
+//! 2. Working storage is allocated, sized by a dry run ([`collect`]).
+//! 3. Rendezvous: all other CPUs wait with IRQs masked. The dry run is done
+//!    again on what is true now, and becomes the plan. A plan that does not
+//!    fit, or does not pass its check, ends here and nothing has happened.
+//! 4. The plan is carried out ([`crate::commit`]); for the lock, the windows
+//!    go as well, this CPU's own last.
+//! 5. Self-check: AT instructions on every CPU try the addresses that must
+//!    not translate any more. If one does, Xen stops: that is a broken
+//!    invariant of the fuse, and going on would be a lie.
+//!
+//! States: `open` -> `unmapped` (a domain is protected) -> `locked`. There is
+//! no way back.
+
+mod collect;
+mod lock;
+mod protect;
+
+pub use lock::lock;
+pub use protect::protect;
+
+use crate::error::Error;
+use crate::extents::{Extent, FrameSet};
+use crate::machine::{Domain, DomainFlags, Machine};
+use crate::state;
+use xen_vmf_abi as abi;
+
+/// Domains in ascending order of id.
+pub fn domains<M: Machine>(machine: &M) -> impl Iterator<Item = Domain> + '_ {
+    let mut next = Some(0);
+    core::iter::from_fn(move || {
+        let domain = machine.next_domain(next?)?;
+        next = Some(u32::from(domain.id) + 1);
+        Some(domain)
+    })
+}
+
+/// The domain with id `id`.
+pub fn domain<M: Machine>(machine: &M, id: u16) -> Result<Domain, Error> {
+    machine
+        .next_domain(id.into())
+        .filter(|d| d.id == id)
+        .ok_or(Error::NoDomain)
+}
+
+/// How often `obstacle` stands in the way of protecting `domain`; `None` if
+/// it is not one that a domain has.
+pub fn domain_obstacle<M: Machine>(machine: &M, domain: &Domain, obstacle: u32) -> Option<u32> {
+    let flag = |f| u32::from(domain.flags.contains(f));
+    Some(match obstacle {
+        abi::XENVMF_obstacle_control_domain => u32::from(
+            domain
+                .flags
+                .intersects(DomainFlags::CONTROL | DomainFlags::HARDWARE),
+        ),
+        abi::XENVMF_obstacle_dying => flag(DomainFlags::DYING),
+        abi::XENVMF_obstacle_unfinished => 1 - flag(DomainFlags::BUILT),
+        abi::XENVMF_obstacle_shared_pages => machine.obstacles(domain).shared_pages,
+        abi::XENVMF_obstacle_pv_pages => machine.obstacles(domain).pv_pages,
+        abi::XENVMF_obstacle_devices => machine.obstacles(domain).devices,
+        abi::XENVMF_obstacle_protected => flag(DomainFlags::PROTECTED),
+        _ => return None,
+    })
+}
+
+/// How often `obstacle` stands in the way of the lock; `None` if it is not
+/// one that the machine has. All but `stage2_leaves` may be asked at any time.
+pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
+    Some(match obstacle {
+        abi::XENVMF_obstacle_locked => u32::from(state::locked()),
+        abi::XENVMF_obstacle_nothing_protected => {
+            let any = domains(machine).any(|d| d.flags.contains(DomainFlags::PROTECTED));
+            u32::from(!any)
+        }
+        abi::XENVMF_obstacle_cpus_offline => machine.cpus_offline(),
+        abi::XENVMF_obstacle_its => u32::from(machine.its_in_use()),
+        _ => return None,
+    })
+}
+
+/// The first thing in the way of protecting `domain`.
+pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), Error> {
+    if domain.flags.contains(DomainFlags::PROTECTED) {
+        return Err(Error::Done);
+    }
+    if state::locked() {
+        return Err(Error::Locked);
+    }
+    if domain
+        .flags
+        .intersects(DomainFlags::CONTROL | DomainFlags::HARDWARE)
+    {
+        return Err(Error::ControlDomain);
+    }
+    if domain.flags.contains(DomainFlags::DYING) {
+        return Err(Error::Dying);
+    }
+    if !domain.flags.contains(DomainFlags::BUILT) {
+        return Err(Error::Unfinished);
+    }
+    let found = machine.obstacles(domain);
+    if found.devices != 0 {
+        return Err(Error::Devices);
+    }
+    if found.pv_pages != 0 {
+        return Err(Error::PvPages);
+    }
+    if found.shared_pages != 0 {
+        return Err(Error::SharedPages);
+    }
+    Ok(())
+}
+
+/// The first thing in the way of the lock, but for what only a walk through
+/// every stage 2 can tell.
+pub fn preflight_machine<M: Machine>(machine: &M) -> Result<(), Error> {
+    if state::locked() {
+        return Err(Error::Done);
+    }
+    if machine.cpus_offline() != 0 {
+        return Err(Error::Again);
+    }
+    if machine.its_in_use() {
+        return Err(Error::Its);
+    }
+    if machine_obstacle(machine, abi::XENVMF_obstacle_nothing_protected) != Some(0) {
+        return Err(Error::Nothing);
+    }
+    Ok(())
+}
+
+/// Counts the extents that a [`FrameSet`] will need.
+#[derive(Clone, Copy, Debug, Default)]
+struct RunCounter {
+    runs: usize,
+    end: Option<u64>,
+}
+
+impl RunCounter {
+    fn push(&mut self, extent: Extent) {
+        if self.end != Some(extent.start.get()) {
+            self.runs += 1;
+        }
+        self.end = Some(extent.end());
+    }
+}
+
+/// Tries every page of `frames` at its address in the directmap: the first
+/// one that this CPU can read, and how many were tried.
+fn first_readable<M: Machine>(machine: &M, frames: &FrameSet) -> (Option<u64>, u64) {
+    let mut tried = 0;
+    for extent in frames.extents() {
+        for frame in extent.start.get()..extent.end() {
+            tried += 1;
+            let va = machine.directmap_address(crate::addr::Mfn::new(frame));
+            if machine.readable(va) {
+                return (Some(frame), tried);
+            }
+        }
+    }
+    (None, tried)
+}

@@ -1,0 +1,166 @@
+//! `protect`: the pages of a domain leave the directmap.
+//!
+//! With `directmap=no` they were never there, and only regions of the windows
+//! have to go. With `directmap=yes` whole blocks are removed where all of a
+//! block is the domain's, and mixed blocks are split.
+
+use super::{RunCounter, domain, first_readable, preflight_domain};
+use crate::addr::Mfn;
+use crate::buffer::Buffer;
+use crate::commit;
+use crate::error::Error;
+use crate::extents::{Extent, FrameSet};
+use crate::machine::{Domain, Machine};
+use crate::plan::{self, Count, Edit, Record, Rule, Tally};
+use crate::policy::Unmap;
+use crate::state;
+use xen_vmf_abi as abi;
+
+/// Working storage of one `protect`.
+#[derive(Debug, Default)]
+struct Work {
+    frames: Buffer<Extent>,
+    edits: Buffer<Edit>,
+    spare: Buffer<Mfn>,
+    /// Tables in `spare`.
+    tables: usize,
+}
+
+impl Work {
+    fn free<M: Machine>(mut self, machine: &M) {
+        for &table in &self.spare.items()[..self.tables] {
+            machine.free_table(table);
+        }
+        self.frames.free(machine);
+        self.edits.free(machine);
+        self.spare.free(machine);
+    }
+
+    /// Sizes everything by a dry run.
+    fn prepare<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
+        let mut runs = RunCounter::default();
+        machine.pages(domain, &mut |mfn| runs.push(Extent::new(mfn, 1)));
+        self.frames = Buffer::new(machine, runs.runs + 16)?;
+        if !machine.directmap_all() {
+            return Ok(());
+        }
+        let leaving = leaving(machine, domain, self.frames.items())?;
+        let mut count = Count::default();
+        let policy = Unmap {
+            layout: &machine.layout(),
+            leaving: &leaving,
+        };
+        plan::plan(machine, machine.root(), &policy, &mut count)?;
+        self.edits = Buffer::new(machine, count.edits + count.edits / 8 + 16)?;
+        let tables = count.tables + 4;
+        self.spare = Buffer::new(machine, tables)?;
+        for slot in self.spare.items() {
+            *slot = machine.alloc_table().ok_or(Error::NoMemory)?;
+            self.tables += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The frames of `domain`, collected into `storage`.
+fn leaving<'a, M: Machine>(
+    machine: &M,
+    domain: &Domain,
+    storage: &'a mut [Extent],
+) -> Result<FrameSet<'a>, Error> {
+    let mut set = FrameSet::new(storage);
+    let mut full = Ok(());
+    machine.pages(domain, &mut |mfn| {
+        full = full.and_then(|()| set.push(Extent::new(mfn, 1)));
+    });
+    full?;
+    set.normalise();
+    Ok(set)
+}
+
+/// Protects the domain with id `id`. On an error nothing has changed.
+///
+/// # Panics
+/// If the self-check finds a page of the domain still readable.
+pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
+    let start = machine.now();
+    let domain = domain(machine, id)?;
+    preflight_domain(machine, &domain)?;
+
+    let mut work = Work::default();
+    let result = work
+        .prepare(machine, &domain)
+        .and_then(|()| stopped(machine, &domain, &mut work));
+    if let Ok(tally) = &result {
+        check(machine, &domain, &mut work);
+        state::count(abi::XENVMF_counter_leaves_removed, tally.leaves);
+        state::count(abi::XENVMF_counter_bytes_removed, tally.pages << 12);
+        state::count(abi::XENVMF_counter_blocks_split, tally.splits);
+        state::count(abi::XENVMF_counter_tables_allocated, tally.splits);
+    }
+    work.free(machine);
+    state::count(abi::XENVMF_counter_protect_ns, machine.now() - start);
+    result.map(|_| ())
+}
+
+/// The part with all CPUs stopped.
+fn stopped<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<Tally, Error> {
+    let mut tally = Tally::default();
+    machine.rendezvous(&mut |machine| {
+        // Once more: an idle CPU may have finished something.
+        preflight_domain(machine, domain)?;
+        if machine.directmap_all() {
+            tally = remove(machine, domain, work)?;
+        }
+        machine.set_protected(domain);
+        machine.clear_windows();
+        machine.flush_all();
+        Ok(())
+    })?;
+    Ok(tally)
+}
+
+fn remove<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<Tally, Error> {
+    let layout = machine.layout();
+    let root = machine.root();
+    let leaving = leaving(machine, domain, work.frames.items())?;
+    let policy = Unmap {
+        layout: &layout,
+        leaving: &leaving,
+    };
+    let spare = &work.spare.items()[..work.tables];
+    let (edits, used, tally) = {
+        let mut record = Record::new(machine, work.edits.items(), spare);
+        plan::plan(machine, root, &policy, &mut record)?;
+        record.finish()
+    };
+    let rule = Rule {
+        forbidden: &[&leaving],
+        except: layout.windows,
+    };
+    plan::verify(machine, root, edits, &rule)?;
+    commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
+    commit::commit(machine, edits);
+    // The tables at the front of the list are in use now.
+    let tables = &mut work.spare.items()[..work.tables];
+    tables.rotate_left(used);
+    work.tables -= used;
+    Ok(tally)
+}
+
+/// Tries every page of the domain on every CPU.
+fn check<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) {
+    let Ok(gone) = leaving(machine, domain, work.frames.items()) else {
+        panic!("self-check: the pages of domain {} changed", domain.id);
+    };
+    let clean = machine.on_every_cpu(&|machine| {
+        let (found, tried) = first_readable(machine, &gone);
+        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
+        found.is_none()
+    });
+    assert!(
+        clean,
+        "self-check: a page of domain {} is still mapped",
+        domain.id
+    );
+}

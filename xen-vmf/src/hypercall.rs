@@ -1,0 +1,211 @@
+//! The `vmf_op` hypercall: what may be asked, and by whom.
+//!
+//! Everything that arrives here is four numbers from a guest, and an
+//! allegation until it has been checked. The caller's privilege has been
+//! judged by XSM in the glue before ([`needs_privilege`] says what to ask);
+//! what changes the machine is not done here but returned as a [`Deferred`]
+//! job, which runs in a tasklet because it stops all CPUs.
+//!
+//! Context: a guest's hypercall on any CPU, IRQs enabled, no locks.
+
+use crate::addr::PAGE_SHIFT;
+use crate::error::Error;
+use crate::fuse;
+use crate::machine::{Domain, DomainFlags, Machine};
+use crate::state;
+use xen_vmf_abi as abi;
+
+/// `DOMID_SELF` of Xen's `public/xen.h`.
+pub const DOMID_SELF: u32 = 0x7ff0;
+/// `DOMID_INVALID`: here, the machine.
+pub const DOMID_INVALID: u32 = 0x7ff4;
+/// `DOMID_FIRST_RESERVED`: domain ids of guests are smaller.
+pub const DOMID_FIRST_RESERVED: u32 = 0x7ff0;
+
+/// The arguments of the hypercall.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// `XENVMF_*`.
+    pub cmd: u32,
+    /// A domain, or one of the special ids.
+    pub domid: u32,
+    /// First argument.
+    pub arg0: u64,
+    /// Second argument.
+    pub arg1: u64,
+}
+
+/// What the caller gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A value from 0 to 2^31 - 1.
+    Value(u32),
+    /// A job that stops all CPUs, to be run in a tasklet.
+    Deferred(Job),
+}
+
+/// What a tasklet has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Protect the domain with this id.
+    Protect(u16),
+    /// Lock the machine.
+    Lock,
+}
+
+/// Additional facts that only status queries need.
+pub trait Status: Machine {
+    /// Pages that `domain` owns.
+    fn owned_pages(&self, domain: &Domain) -> u64;
+    /// Free pages of the xenheap.
+    fn xenheap_free_pages(&self) -> u64;
+    /// Whether Xen is a debug build.
+    fn debug_build(&self) -> bool;
+    /// TLB invalidations that all windows have issued.
+    fn window_tlbi(&self) -> u64;
+}
+
+/// Whether the call is one that only the control domain may make. A domain
+/// may ask for its own status.
+pub fn needs_privilege(call: &Call, caller: u16) -> bool {
+    let own = call.domid == DOMID_SELF || call.domid == u32::from(caller);
+    !(call.cmd == abi::XENVMF_status && own)
+}
+
+/// Whether the command exists. Others are `ENOSYS`, whoever asks.
+pub fn is_known(cmd: u32) -> bool {
+    cmd <= abi::XENVMF_next_domain
+}
+
+/// Decides a call that has passed [`is_known`] and XSM.
+pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, Error> {
+    let value = match call.cmd {
+        abi::XENVMF_version => {
+            require(call.domid == DOMID_SELF && call.arg0 == 0 && call.arg1 == 0)?;
+            abi::XENVMF_INTERFACE_VERSION
+        }
+        abi::XENVMF_preflight => {
+            require(call.arg1 == 0)?;
+            let obstacle = u32::try_from(call.arg0).map_err(|_| Error::Invalid)?;
+            let count = if call.domid == DOMID_INVALID {
+                fuse::machine_obstacle(xen, obstacle)
+            } else {
+                let domain = target(xen, call.domid, caller)?;
+                fuse::domain_obstacle(xen, &domain, obstacle)
+            };
+            count.ok_or(Error::Invalid)?.min(0x7fff_ffff)
+        }
+        abi::XENVMF_protect => {
+            require(call.arg0 == 0 && call.arg1 == 0)?;
+            let domain = target(xen, call.domid, caller)?;
+            fuse::preflight_domain(xen, &domain)?;
+            return Ok(Outcome::Deferred(Job::Protect(domain.id)));
+        }
+        abi::XENVMF_lock => {
+            require(call.domid == DOMID_INVALID && call.arg0 == 0 && call.arg1 == 0)?;
+            fuse::preflight_machine(xen)?;
+            return Ok(Outcome::Deferred(Job::Lock));
+        }
+        abi::XENVMF_status => word(status(xen, call, caller)?, call.arg1)?,
+        abi::XENVMF_counters => {
+            require(call.domid == DOMID_INVALID)?;
+            let counter = u32::try_from(call.arg0).map_err(|_| Error::Invalid)?;
+            let value = if counter == abi::XENVMF_counter_window_tlbi {
+                xen.window_tlbi()
+            } else {
+                state::counter(counter).ok_or(Error::Invalid)?
+            };
+            word(value, call.arg1)?
+        }
+        abi::XENVMF_next_domain => {
+            require(call.domid == DOMID_INVALID && call.arg1 == 0)?;
+            let from = u32::try_from(call.arg0).map_err(|_| Error::Nothing)?;
+            u32::from(xen.next_domain(from).ok_or(Error::Nothing)?.id)
+        }
+        _ => return Err(Error::UnknownCommand),
+    };
+    Ok(Outcome::Value(value))
+}
+
+fn require(condition: bool) -> Result<(), Error> {
+    if condition {
+        Ok(())
+    } else {
+        Err(Error::Invalid)
+    }
+}
+
+/// The domain that `domid` names.
+fn target<S: Status>(xen: &S, domid: u32, caller: u16) -> Result<Domain, Error> {
+    let id = match domid {
+        DOMID_SELF => caller,
+        id if id < DOMID_FIRST_RESERVED => id as u16,
+        _ => return Err(Error::Invalid),
+    };
+    fuse::domain(xen, id)
+}
+
+fn status<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<u64, Error> {
+    let item = u32::try_from(call.arg0).map_err(|_| Error::Invalid)?;
+    if call.domid == DOMID_INVALID {
+        return machine_status(xen, item);
+    }
+    let domain = target(xen, call.domid, caller)?;
+    let flag = |f| u64::from(domain.flags.contains(f));
+    Ok(match item {
+        abi::XENVMF_status_domain_protected => flag(DomainFlags::PROTECTED),
+        abi::XENVMF_status_domain_state => {
+            u64::from(match (flag(DomainFlags::PROTECTED), state::locked()) {
+                (0, _) => abi::XENVMF_state_open,
+                (_, false) => abi::XENVMF_state_unmapped,
+                (_, true) => abi::XENVMF_state_locked,
+            })
+        }
+        abi::XENVMF_status_domain_pages => xen.owned_pages(&domain),
+        abi::XENVMF_status_domain_control => flag(DomainFlags::CONTROL),
+        abi::XENVMF_status_domain_hardware => flag(DomainFlags::HARDWARE),
+        _ => return Err(Error::Invalid),
+    })
+}
+
+fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
+    let protected = || {
+        fuse::domains(xen)
+            .filter(|d| d.flags.contains(DomainFlags::PROTECTED))
+            .count() as u64
+    };
+    let layout = xen.layout();
+    Ok(match item {
+        abi::XENVMF_status_state => u64::from(if state::locked() {
+            abi::XENVMF_state_locked
+        } else if protected() != 0 {
+            abi::XENVMF_state_unmapped
+        } else {
+            abi::XENVMF_state_open
+        }),
+        abi::XENVMF_status_features => {
+            let directmap = if xen.directmap_all() {
+                abi::XENVMF_feature_directmap
+            } else {
+                0
+            };
+            let debug = if xen.debug_build() {
+                abi::XENVMF_feature_debug
+            } else {
+                0
+            };
+            u64::from(directmap | debug)
+        }
+        abi::XENVMF_status_protected_domains => protected(),
+        abi::XENVMF_status_xenheap_start => layout.xenheap.start.maddr(),
+        abi::XENVMF_status_xenheap_bytes => layout.xenheap.pages << PAGE_SHIFT,
+        abi::XENVMF_status_xenheap_free => xen.xenheap_free_pages() << PAGE_SHIFT,
+        _ => return Err(Error::Invalid),
+    })
+}
+
+/// One 31-bit word of a value.
+fn word(value: u64, index: u64) -> Result<u32, Error> {
+    require(index <= 2)?;
+    Ok((value >> (31 * index)) as u32 & 0x7fff_ffff)
+}

@@ -1,0 +1,136 @@
+//! What the fuse needs from Xen, as a trait.
+//!
+//! [`crate::xen`] implements it with Xen's accessors; host tests implement it
+//! with simulated memory, TLBs and CPUs, and run the same fuse.
+
+use crate::addr::{Mfn, Vaddr};
+use crate::commit::Live;
+use crate::error::Error;
+use crate::extents::Extent;
+use crate::policy::Layout;
+use crate::stage2::Root;
+use bitflags::bitflags;
+
+bitflags! {
+    /// What is true of a domain.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(transparent)]
+    pub struct DomainFlags: u32 {
+        /// It may control others.
+        const CONTROL = 1 << 0;
+        /// It owns the hardware.
+        const HARDWARE = 1 << 1;
+        /// It is being destroyed.
+        const DYING = 1 << 2;
+        /// It has been built completely.
+        const BUILT = 1 << 3;
+        /// Its pages have left the directmap.
+        const PROTECTED = 1 << 4;
+        /// It has a stage 2.
+        const STAGE2 = 1 << 5;
+    }
+}
+
+/// A domain, as the fuse sees it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Domain {
+    /// Domain id.
+    pub id: u16,
+    /// VMID, index of the domain's entry in the frozen page.
+    pub vmid: u16,
+    /// What is true of it.
+    pub flags: DomainFlags,
+    /// VTTBR_EL2 when one of its vCPUs runs.
+    pub vttbr: u64,
+    /// Root of its stage 2; meaningless without [`DomainFlags::STAGE2`].
+    pub root: Root,
+}
+
+/// How many things of one kind stand in the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Obstacles {
+    /// Pages that Xen has mapped for PV interfaces of the domain.
+    pub pv_pages: u32,
+    /// Pages of the domain that somebody else holds a reference to.
+    pub shared_pages: u32,
+    /// Devices and MMIO ranges assigned to the domain.
+    pub devices: u32,
+}
+
+/// Xen, as the fuse sees it.
+///
+/// Unless said otherwise, methods are called from the tasklet that carries a
+/// fuse command out, on CPU 0, with all domains paused.
+pub trait Machine: Live {
+    /// Xen's address space.
+    fn layout(&self) -> Layout;
+    /// Root of the EL2 stage 1 (level 0), from TTBR0_EL2.
+    fn root(&self) -> Mfn;
+    /// Banks of RAM in ascending order.
+    fn ram(&self) -> &[Extent];
+    /// Whether all RAM is in the directmap (`directmap=yes`).
+    fn directmap_all(&self) -> bool;
+    /// Frames of the image that hold tables, linked or not (`boot_pgtable`
+    /// and its like): the `index`th, `None` after the last.
+    fn static_table(&self, index: usize) -> Option<Mfn>;
+    /// The frames of a CPU's window tables: the `index`th, over all CPUs that
+    /// ever had a window, online or not. `None` after the last.
+    fn window_table(&self, index: usize) -> Option<Mfn>;
+
+    /// The domain with the smallest id from `id` on.
+    fn next_domain(&self, id: u32) -> Option<Domain>;
+    /// What stands in the way of protecting `domain`.
+    fn obstacles(&self, domain: &Domain) -> Obstacles;
+    /// Calls `visit` for each page that `domain` owns.
+    fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn));
+    /// From now on nothing may map a page of `domain`.
+    fn set_protected(&self, domain: &Domain);
+
+    /// CPUs that are present and not online.
+    fn cpus_offline(&self) -> u32;
+    /// Whether an ITS is in use.
+    fn its_in_use(&self) -> bool;
+
+    /// A zeroed page-aligned buffer of at least `bytes` bytes in the xenheap.
+    fn alloc(&self, bytes: usize) -> Option<*mut u8>;
+    /// Gives a buffer of [`Machine::alloc`] back.
+    fn free(&self, buffer: *mut u8, bytes: usize);
+    /// A page for a translation table, from the domheap.
+    fn alloc_table(&self) -> Option<Mfn>;
+    /// Gives an unused table page back.
+    fn free_table(&self, table: Mfn);
+
+    /// Maps frames at their address in the directmap.
+    fn map_directmap(&self, frames: Extent) -> Result<(), Error>;
+    /// Removes what [`Machine::map_directmap`] has mapped.
+    fn unmap_directmap(&self, frames: Extent);
+    /// Address of a frame in the directmap.
+    fn directmap_address(&self, mfn: Mfn) -> Vaddr;
+    /// Whether this CPU can read (`AT S1E2R`) `va`. Any context.
+    fn readable(&self, va: Vaddr) -> bool;
+
+    /// Stops all other CPUs and calls `run` with IRQs masked on this one.
+    fn rendezvous(&self, run: &mut dyn FnMut(&Self) -> Result<(), Error>) -> Result<(), Error>;
+    /// Calls `run` on every online CPU and waits; `false` if one of the calls
+    /// returned `false`.
+    fn on_every_cpu(&self, run: &(dyn Fn(&Self) -> bool + Sync)) -> bool;
+    /// Removes every region of every CPU's window. In the rendezvous.
+    fn clear_windows(&self);
+    /// Removes every entry of every window, the system slots of this CPU's
+    /// own window last. Nothing can be mapped on demand any more. In the
+    /// rendezvous.
+    fn destroy_windows(&self);
+    /// Removes all stage-1&2 translations from all TLBs (`TLBI ALLE1IS`).
+    fn flush_guests(&self);
+    /// Whether this CPU can read anything in its own window. Any context.
+    fn window_readable(&self) -> bool;
+    /// Fills the frozen page: what each vCPU's switch loads from now on, and
+    /// that the machine is locked. In the rendezvous. On an error the page is
+    /// as before.
+    fn freeze(&self) -> Result<(), Error>;
+
+    /// Nanoseconds since boot.
+    fn now(&self) -> u64;
+}

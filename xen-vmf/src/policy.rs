@@ -1,0 +1,140 @@
+//! Who stays mapped: the two policies of the fuse.
+//!
+//! *Forbidden is the default; retained is a list.* The lock judges a leaf by
+//! the region that its address lies in and by every frame behind it:
+//!
+//! | region | what stays |
+//! |---|---|
+//! | image | Xen's own image but for the tables in it; the frozen page becomes read-only |
+//! | fixmap | devices |
+//! | frametable | the frametable |
+//! | vmap | devices and Xen's own memory; no table, no protected page, no second mapping of the image |
+//! | directmap | the xenheap, and RAM that unprotected domains can reach |
+//! | anywhere else | nothing |
+//!
+//! A frame that holds a table or belongs to a protected domain stays nowhere,
+//! whatever else is true of it.
+
+use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
+use crate::extents::{Extent, FrameSet};
+use crate::plan::{Policy, VaRange, Verdict};
+
+/// Xen's address space, as far as the fuse has to know it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Layout {
+    /// Xen's image.
+    pub image: VaRange,
+    /// The fixmap.
+    pub fixmap: VaRange,
+    /// The windows of all CPUs.
+    pub windows: VaRange,
+    /// The vmap area.
+    pub vmap: VaRange,
+    /// The frametable.
+    pub frametable: VaRange,
+    /// The directmap.
+    pub directmap: VaRange,
+    /// Where the xenheap lies in the directmap.
+    pub xenheap_va: VaRange,
+    /// The frames of the image.
+    pub image_frames: Extent,
+    /// The frames of the frametable.
+    pub frametable_frames: Extent,
+    /// The frames of the xenheap.
+    pub xenheap: Extent,
+    /// The page of the image that is read-only from the lock on.
+    pub frozen: Mfn,
+}
+
+static_assertions::const_assert_eq!(size_of::<Layout>(), 21 * 8);
+
+/// `unmap`: the pages of protected domains leave the directmap.
+#[derive(Debug)]
+pub struct Unmap<'a> {
+    /// Xen's address space.
+    pub layout: &'a Layout,
+    /// The frames that go.
+    pub leaving: &'a FrameSet<'a>,
+}
+
+impl Policy for Unmap<'_> {
+    fn verdict(&self, _: Vaddr, frames: Extent) -> Verdict {
+        match self.leaving.overlap(&frames) {
+            0 => Verdict::Keep,
+            n if n == frames.pages => Verdict::Remove,
+            _ => Verdict::Mixed,
+        }
+    }
+
+    fn elsewhere(&self, va: Vaddr, bytes: u64) -> bool {
+        // Only the directmap; an entry above it is looked into.
+        let end = va.get() + (bytes - 1);
+        end < self.layout.directmap.start || va.get() >= self.layout.directmap.end
+    }
+}
+
+/// `lock`: everything goes that is not retained.
+#[derive(Debug)]
+pub struct Lock<'a> {
+    /// Xen's address space.
+    pub layout: &'a Layout,
+    /// Frames that hold a table of any regime.
+    pub tables: &'a FrameSet<'a>,
+    /// Frames of protected domains.
+    pub protected: &'a FrameSet<'a>,
+    /// RAM that unprotected domains can reach.
+    pub unprotected: &'a FrameSet<'a>,
+    /// All RAM.
+    pub ram: &'a FrameSet<'a>,
+}
+
+impl Lock<'_> {
+    /// How many of `frames` the region at `va` may map, before tables and
+    /// protected frames are taken off.
+    fn retained(&self, va: Vaddr, frames: &Extent) -> u64 {
+        let l = self.layout;
+        let at = va.get();
+        if l.image.contains(at) {
+            frames.overlap(&l.image_frames)
+        } else if l.fixmap.contains(at) {
+            frames.pages - self.ram.overlap(frames)
+        } else if l.frametable.contains(at) {
+            let here = l.frametable_frames.start.get() + ((at - l.frametable.start) >> PAGE_SHIFT);
+            if frames.start.get() == here {
+                frames.overlap(&l.frametable_frames)
+            } else {
+                0
+            }
+        } else if l.vmap.contains(at) {
+            frames.pages - frames.overlap(&l.image_frames)
+        } else if l.directmap.contains(at) {
+            frames.overlap(&l.xenheap) + self.unprotected.overlap(frames)
+        } else {
+            0
+        }
+    }
+}
+
+impl Policy for Lock<'_> {
+    fn verdict(&self, va: Vaddr, frames: Extent) -> Verdict {
+        let taken = self.tables.overlap(&frames) + self.protected.overlap(&frames);
+        match self.retained(va, &frames) {
+            0 => Verdict::Remove,
+            n if n == frames.pages && taken == 0 => {
+                if frames.contains(self.layout.frozen) {
+                    Verdict::ReadOnly
+                } else {
+                    Verdict::Keep
+                }
+            }
+            _ if taken == frames.pages => Verdict::Remove,
+            _ => Verdict::Mixed,
+        }
+    }
+
+    fn elsewhere(&self, va: Vaddr, bytes: u64) -> bool {
+        let windows = self.layout.windows;
+        bytes <= windows.end - windows.start && windows.contains(va.get())
+    }
+}

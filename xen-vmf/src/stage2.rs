@@ -1,0 +1,129 @@
+//! Reading a domain's stage 2: what it maps, in which tables.
+
+use crate::addr::{ENTRIES, Gfn, Mfn, level_pages};
+use crate::descriptor::stage2::{P2mType, Stage2};
+use crate::walk::{Tables, TablesMut};
+
+/// The root of a stage 2: `1 << order` concatenated tables at `level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Root {
+    /// First table.
+    pub frame: Mfn,
+    /// Level of the root's entries (`P2M_ROOT_LEVEL`), 0 or 1.
+    pub level: u32,
+    /// log2 of the number of tables (`P2M_ROOT_ORDER`).
+    pub order: u32,
+}
+
+/// A run of guest frames that map adjacent machine frames alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct GuestExtent {
+    /// First guest frame.
+    pub gfn: Gfn,
+    /// The machine frame behind it.
+    pub mfn: Mfn,
+    /// Number of frames.
+    pub pages: u64,
+    /// Xen's type of the mapping.
+    pub p2m_type: P2mType,
+}
+
+/// Something that a stage-2 walk comes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A table.
+    Table(Mfn),
+    /// A leaf, whatever its valid bit says.
+    Leaf(GuestExtent),
+}
+
+/// Why a stage 2 cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error<E> {
+    /// An entry has a type that Xen does not define.
+    UnknownType(u8),
+    /// The visitor's own error.
+    Visitor(E),
+}
+
+/// Visits every table and every leaf in ascending order of guest frame.
+pub fn visit<T: Tables, E>(
+    tables: &T,
+    root: &Root,
+    visitor: &mut impl FnMut(Item) -> Result<(), E>,
+) -> Result<(), Error<E>> {
+    let level = root.level as u8;
+    for i in 0..1u64 << root.order {
+        let frame = Mfn::new(root.frame.get() + i);
+        let gfn = i * ENTRIES as u64 * level_pages(level);
+        below(tables, frame, level, gfn, visitor)?;
+    }
+    Ok(())
+}
+
+fn below<T: Tables, E>(
+    tables: &T,
+    frame: Mfn,
+    level: u8,
+    base: u64,
+    visitor: &mut impl FnMut(Item) -> Result<(), E>,
+) -> Result<(), Error<E>> {
+    visitor(Item::Table(frame)).map_err(Error::Visitor)?;
+    tables.with(frame, |entries| {
+        for (index, &bits) in entries.iter().enumerate() {
+            let entry = Stage2::from_bits(bits);
+            if !entry.is_present() {
+                continue;
+            }
+            let gfn = base + index as u64 * level_pages(level);
+            if entry.is_table(level) {
+                below(tables, entry.mfn(), level + 1, gfn, visitor)?;
+                continue;
+            }
+            let p2m_type = entry.p2m_type().map_err(Error::UnknownType)?;
+            visitor(Item::Leaf(GuestExtent {
+                gfn: Gfn::new(gfn),
+                mfn: entry.mfn(),
+                pages: level_pages(level),
+                p2m_type,
+            }))
+            .map_err(Error::Visitor)?;
+        }
+        Ok(())
+    })
+}
+
+/// Sets the valid bit of every entry that means something.
+///
+/// Xen clears it to learn what a guest touches and restores it on a fault;
+/// after the lock it could not. Invalid to valid needs no TLB maintenance,
+/// only a barrier, which is the caller's. Returns how many entries changed.
+pub fn validate<T: TablesMut>(tables: &T, root: &Root) -> u64 {
+    let mut changed = 0;
+    for i in 0..1u64 << root.order {
+        let frame = Mfn::new(root.frame.get() + i);
+        changed += validate_table(tables, frame, root.level as u8);
+    }
+    changed
+}
+
+fn validate_table<T: TablesMut>(tables: &T, frame: Mfn, level: u8) -> u64 {
+    let mut changed = 0;
+    for index in 0..ENTRIES {
+        let entry = Stage2::from_bits(tables.with(frame, |entries| entries[index]));
+        if !entry.is_present() {
+            continue;
+        }
+        // Below first: an entry becomes visible with all that hangs on it.
+        if entry.is_table(level) {
+            changed += validate_table(tables, entry.mfn(), level + 1);
+        }
+        if !entry.is_valid() {
+            tables.write(frame, index, entry.validated().bits());
+            changed += 1;
+        }
+    }
+    changed
+}
