@@ -1,0 +1,242 @@
+//! `vmfctl check`: what stands in the way of the fuse, in words, with what to
+//! do about it. `blow` asks the same before it does anything.
+
+use serde_json::{Value, json};
+use xenctrl_ffi::{DomId, Obstacle};
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::select::{self, Domain};
+
+/// An obstacle that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Which.
+    pub obstacle: Obstacle,
+    /// How often.
+    pub count: u32,
+}
+
+impl Found {
+    /// What stands in the way.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let n = self.count;
+        match self.obstacle {
+            Obstacle::ControlDomain => {
+                "it is the control or hardware domain, which Xen must be able to serve".into()
+            }
+            Obstacle::Dying => "it is dying".into(),
+            Obstacle::Unfinished => "it is still being built".into(),
+            Obstacle::SharedPages => format!(
+                "pages of it that another domain has mapped (grants or foreign mappings): {n}"
+            ),
+            Obstacle::PvPages => format!(
+                "pages of it that Xen has mapped for a PV interface (vcpu_info, runstate, event channels, ioreq): {n}"
+            ),
+            Obstacle::Devices => format!("devices assigned to it: {n}"),
+            Obstacle::Protected => "it is protected already".into(),
+            Obstacle::Locked => "the machine is locked already".into(),
+            Obstacle::NothingProtected => "no domain is protected".into(),
+            Obstacle::CpusOffline => format!("CPUs that are present and not online: {n}"),
+            Obstacle::Its => "an ITS is in use: its tables are memory that a device reads".into(),
+            Obstacle::Stage2Leaves => format!(
+                "stage-2 entries of unprotected domains that reach memory of protected domains or of Xen: {n}"
+            ),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self.obstacle {
+            Obstacle::ControlDomain => "leave it out; `all` means every other domain",
+            Obstacle::Dying => "wait until it is gone, or leave it out",
+            Obstacle::Unfinished => "wait until it has started; unpause it if it was built paused",
+            Obstacle::SharedPages => {
+                "detach its virtual disks, networks and consoles (xl block-detach, network-detach), and end what has its memory mapped"
+            }
+            Obstacle::PvPages => {
+                "boot it without PV drivers: no xen,enhanced in its device tree node, no Xen drivers in its kernel"
+            }
+            Obstacle::Devices => "detach them, or take them out of its device tree node",
+            Obstacle::Protected => "nothing: that cannot and need not be done twice",
+            Obstacle::Locked => "boot again, and name every domain in one `vmfctl blow`",
+            Obstacle::NothingProtected => "protect a domain first: `vmfctl protect DOMAIN`",
+            Obstacle::CpusOffline => {
+                "wait until they are up, or boot with maxcpus= to do without them"
+            }
+            Obstacle::Its => "boot with a device tree that has no ITS node",
+            Obstacle::Stage2Leaves => {
+                "end the sharing of that memory (static shared memory, foreign mappings) and boot again"
+            }
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "obstacle": self.obstacle.code(), "count": self.count,
+            "what": self.what(), "remedy": self.remedy(),
+        })
+    }
+}
+
+/// What was found about the machine and some domains.
+pub struct Report {
+    /// In the way of the machine.
+    pub machine: Vec<Found>,
+    /// The domains, and what is in the way of each.
+    pub domains: Vec<(Domain, Vec<Found>)>,
+    /// The machine is locked.
+    pub locked: bool,
+}
+
+/// What the check is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// To protect the domains: what only concerns the lock is left out.
+    Protect,
+    /// To lock with what is protected now.
+    Lock,
+    /// To protect the domains, then to lock.
+    Blow,
+}
+
+impl Report {
+    /// Asks Xen.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn new(context: &Context, domains: Vec<Domain>, aim: Aim) -> Result<Self, Failure> {
+        let find = |domain: Option<DomId>, obstacle| {
+            let count = context.machine.preflight(domain, obstacle)?;
+            Ok::<_, Failure>((count != 0).then_some(Found { obstacle, count }))
+        };
+        let mut report = Self {
+            machine: Vec::new(),
+            domains: Vec::new(),
+            locked: false,
+        };
+        for obstacle in Obstacle::MACHINE {
+            let Some(found) = find(None, obstacle)? else {
+                continue;
+            };
+            let concerns = match obstacle {
+                Obstacle::Locked => {
+                    report.locked = true;
+                    false
+                }
+                Obstacle::NothingProtected => aim == Aim::Lock,
+                _ => aim != Aim::Protect,
+            };
+            if concerns {
+                report.machine.push(found);
+            }
+        }
+        for domain in domains {
+            let mut obstacles = Vec::new();
+            // What is protected need not be protected again.
+            if !domain.status.protected {
+                for obstacle in Obstacle::DOMAIN {
+                    obstacles.extend(find(Some(domain.id()), obstacle)?);
+                }
+                if report.locked {
+                    obstacles.push(Found {
+                        obstacle: Obstacle::Locked,
+                        count: 1,
+                    });
+                }
+            }
+            report.domains.push((domain, obstacles));
+        }
+        if report.locked {
+            // They stood in the way of a lock that is done.
+            report.machine.clear();
+        }
+        Ok(report)
+    }
+
+    /// True if nothing stands in the way.
+    #[must_use]
+    pub fn clear(&self) -> bool {
+        self.machine.is_empty() && self.domains.iter().all(|(_, found)| found.is_empty())
+    }
+
+    /// The domains that are not protected yet.
+    pub fn unprotected(&self) -> impl Iterator<Item = &Domain> {
+        self.domains
+            .iter()
+            .map(|(domain, _)| domain)
+            .filter(|d| !d.status.protected)
+    }
+
+    /// As JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let list = |found: &[Found]| found.iter().map(Found::json).collect::<Vec<_>>();
+        let domains: Vec<Value> = self
+            .domains
+            .iter()
+            .map(|(domain, found)| {
+                json!({
+                    "id": domain.id().get(), "name": domain.name, "ok": found.is_empty(),
+                    "protected": domain.status.protected, "obstacles": list(found),
+                })
+            })
+            .collect();
+        json!({
+            "ok": self.clear(), "locked": self.locked,
+            "machine": list(&self.machine), "domains": domains,
+        })
+    }
+
+    /// Prints it for people.
+    pub fn print(&self) {
+        print_one(
+            "machine",
+            &self.machine,
+            if self.locked {
+                "locked already"
+            } else {
+                "nothing in the way"
+            },
+        );
+        for (domain, found) in &self.domains {
+            let ok = if domain.status.protected {
+                "protected already"
+            } else {
+                "nothing in the way"
+            };
+            print_one(&domain.title(), found, ok);
+        }
+    }
+}
+
+fn print_one(title: &str, found: &[Found], ok: &str) {
+    if found.is_empty() {
+        println!("{title}: {ok}");
+    }
+    for one in found {
+        println!("{title}: {}\n  -> {}", one.what(), one.remedy());
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure::Obstacles`] if something stands in the way.
+pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
+    let all = ["all".to_owned()];
+    let words = if words.is_empty() { &all } else { words };
+    let report = Report::new(context, select::select(context, words)?, Aim::Blow)?;
+    if context.json {
+        println!("{:#}", report.json());
+    } else {
+        report.print();
+    }
+    if report.clear() {
+        Ok(())
+    } else {
+        Err(Failure::Obstacles)
+    }
+}

@@ -1,0 +1,137 @@
+//! Arguments and help.
+
+use clap::{Args, Parser, Subcommand};
+
+/// What `--help` says at the end; `failure.rs` returns these codes.
+const EXIT_CODES: &str = "\
+Domains are given by id, by name where xenstore knows it, or as `all`: every
+domain that is not the control or hardware domain.
+
+Exit codes:
+  0  done, or nothing stands in the way
+  1  refused: something stands in the way, nothing has changed unless said
+  2  wrong usage
+  3  no Xen, or no way to it
+  4  this Xen has no fuse, or one with another interface
+  5  no privilege: not root, or not the control domain
+  6  Xen failed, or answered what it should not
+
+Examples:
+  vmfctl check all
+  vmfctl blow 1 2
+  vmfctl blow all --yes --json
+  vmfctl status";
+
+/// Blows the virtual memory fuse of Xen: takes the memory of guests out of the
+/// hypervisor's reach, until the next boot.
+#[derive(Debug, Parser)]
+#[command(name = "vmfctl", bin_name = "vmfctl", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Print JSON for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of what cannot be undone.
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Do not ask; needed where nobody can answer
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how far the fuse has gone, for the machine and for domains
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Domains to show, every one unless given
+        #[arg(value_name = "DOMAIN")]
+        domains: Vec<String>,
+    },
+    /// Say what stands in the way of `blow`, and how to remove it; changes
+    /// nothing
+    #[command(after_help = EXIT_CODES)]
+    Check {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Domains to check, `all` unless given
+        #[arg(value_name = "DOMAIN")]
+        domains: Vec<String>,
+    },
+    /// Take domains' pages out of Xen's own map (level unmap); cannot be undone
+    #[command(after_help = EXIT_CODES)]
+    Protect {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Domains to protect
+        #[arg(value_name = "DOMAIN", required = true)]
+        domains: Vec<String>,
+    },
+    /// Remove every mapping of a translation table (level lock); cannot be
+    /// undone
+    #[command(after_help = EXIT_CODES)]
+    Lock {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+    },
+    /// Check, protect the domains, lock, and make sure; cannot be undone
+    #[command(after_help = EXIT_CODES)]
+    Blow {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Domains to protect
+        #[arg(value_name = "DOMAIN", required = true)]
+        domains: Vec<String>,
+    },
+}
+
+impl Command {
+    /// Options of every command.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        match self {
+            Self::Status { options, .. }
+            | Self::Check { options, .. }
+            | Self::Protect { options, .. }
+            | Self::Lock { options, .. }
+            | Self::Blow { options, .. } => options,
+        }
+    }
+
+    /// True if nobody is to be asked.
+    #[must_use]
+    pub fn yes(&self) -> bool {
+        match self {
+            Self::Status { .. } | Self::Check { .. } => true,
+            Self::Protect { confirm, .. }
+            | Self::Lock { confirm, .. }
+            | Self::Blow { confirm, .. } => confirm.yes,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What went wrong, in words, as JSON, and as an exit code (`cli.rs` lists
+//! them for people).
+
+use serde_json::{Value, json};
+use xenctrl_ffi::{DomId, Error, OpenError, Refusal};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Xen, or the way to it.
+    #[error(transparent)]
+    Xen(#[from] Error),
+    /// A word that names no domain.
+    #[error(
+        "there is no domain \"{word}\"{hint}; nothing was done. `vmfctl status` lists the domains"
+    )]
+    NoSuchDomain {
+        /// What was given.
+        word: String,
+        /// Why a name may not be known.
+        hint: &'static str,
+    },
+    /// Two domains have the name.
+    #[error("several domains are named \"{0}\"; give the id. Nothing was done")]
+    Ambiguous(String),
+    /// `all`, and there is none.
+    #[error("there is no domain to protect but the control and hardware domains; nothing was done")]
+    NoGuests,
+    /// Obstacles, which have been printed.
+    #[error("something stands in the way, see above; nothing was done")]
+    Obstacles,
+    /// Locked, with other domains.
+    #[error(
+        "the machine is locked already, and domain {} is not protected: no further domain can be, until the next boot. \
+         Nothing was done",
+        list(.0)
+    )]
+    LockedWithoutThese(Vec<DomId>),
+    /// Nobody has confirmed, nor said `--yes`.
+    #[error(
+        "this cannot be undone and nobody is there to confirm it (no terminal); use --yes. Nothing was done"
+    )]
+    NoTerminal,
+    /// Asked, and not confirmed.
+    #[error("not confirmed; nothing was done")]
+    NotConfirmed,
+    /// Xen refused half-way; what is done stays done.
+    #[error("{error}. Done before, and not undone: {done}")]
+    HalfWay {
+        /// What Xen said.
+        error: Error,
+        /// What has been done.
+        done: String,
+    },
+    /// Xen reports success, its status does not.
+    #[error("Xen reported success, but {0}; do not rely on the fuse")]
+    NotTrue(String),
+}
+
+/// Ids between commas.
+#[must_use]
+pub fn list(ids: &[DomId]) -> String {
+    let words: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    words.join(", ")
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Xen(error) | Self::HalfWay { error, .. } => exit_of(error),
+            Self::NoSuchDomain { .. }
+            | Self::Ambiguous(_)
+            | Self::NoGuests
+            | Self::Obstacles
+            | Self::LockedWithoutThese(_)
+            | Self::NoTerminal
+            | Self::NotConfirmed => 1,
+            Self::NotTrue(_) => 6,
+        }
+    }
+
+    /// A word for programs, stable.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Xen(error) | Self::HalfWay { error, .. } => match error {
+                Error::Open(OpenError::NoXen) => "no-xen",
+                Error::Open(OpenError::NoPrivcmd) => "no-privcmd",
+                Error::Open(OpenError::NotPermitted) => "not-permitted",
+                Error::Open(OpenError::Io(_)) => "io",
+                Error::NoVmf => "no-vmf",
+                Error::Version(_) => "version",
+                Error::Refused { refusal, .. } => refusal.code(),
+                Error::Unexpected { .. } => "unexpected",
+            },
+            Self::NoSuchDomain { .. } => "no-such-domain",
+            Self::Ambiguous(_) => "ambiguous",
+            Self::NoGuests => "no-guests",
+            Self::Obstacles => "obstacles",
+            Self::LockedWithoutThese(_) => "locked",
+            Self::NoTerminal => "no-terminal",
+            Self::NotConfirmed => "not-confirmed",
+            Self::NotTrue(_) => "not-true",
+        }
+    }
+
+    /// True if the command has printed its JSON, which says it all.
+    #[must_use]
+    pub fn printed(&self) -> bool {
+        matches!(self, Self::Obstacles)
+    }
+
+    /// As JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut error = json!({
+            "code": self.code(), "message": self.to_string(), "exit": self.exit(),
+        });
+        if let Self::Xen(Error::Refused { refusal, .. })
+        | Self::HalfWay {
+            error: Error::Refused { refusal, .. },
+            ..
+        } = self
+        {
+            error["errno"] = refusal.errno().into();
+        }
+        json!({ "ok": false, "error": error })
+    }
+}
+
+fn exit_of(error: &Error) -> u8 {
+    match error {
+        Error::Open(OpenError::NoXen | OpenError::NoPrivcmd) => 3,
+        Error::Open(OpenError::NotPermitted) => 5,
+        Error::Open(OpenError::Io(_)) => 3,
+        Error::NoVmf | Error::Version(_) => 4,
+        Error::Unexpected { .. } => 6,
+        Error::Refused { refusal, .. } => match refusal {
+            Refusal::Unknown => 4,
+            Refusal::NotControlDomain => 5,
+            Refusal::Invalid | Refusal::NoMemory | Refusal::PlanRejected | Refusal::Other(_) => 6,
+            Refusal::NoSuchDomain
+            | Refusal::Dying
+            | Refusal::Unfinished
+            | Refusal::ControlDomain
+            | Refusal::Already
+            | Refusal::Locked
+            | Refusal::Nothing
+            | Refusal::CpusOffline
+            | Refusal::SharedPages
+            | Refusal::PvPages
+            | Refusal::Its
+            | Refusal::Devices => 1,
+        },
+    }
+}

@@ -1,0 +1,144 @@
+//! `vmfctl status`.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value, json};
+use xenctrl_ffi::{MachineStatus, State};
+
+use crate::Context;
+use crate::failure::Failure;
+use crate::select::{self, Domain};
+
+/// What holds in a state, and what does not: never more than was blown.
+#[must_use]
+pub fn meaning(state: State) -> &'static str {
+    match state {
+        State::Open => "no level holds: Xen can reach the memory of every domain",
+        State::Unmapped => {
+            "level unmap holds: Xen maps no page of the protected domains.\n\
+             The translation tables are still within its reach, so it could map them again; `vmfctl lock` ends that"
+        }
+        State::Locked => {
+            "level lock holds: Xen maps no page of the protected domains, and no translation table.\n\
+             Code that runs at EL2 could still load other tables; only a level seal, which this version does not have, ends that"
+        }
+    }
+}
+
+/// A domain as JSON.
+#[must_use]
+pub fn domain_json(domain: &Domain) -> Value {
+    json!({
+        "id": domain.id().get(),
+        "name": domain.name,
+        "roles": domain.roles(),
+        "pages": domain.status.pages,
+        "protected": domain.status.protected,
+        "state": domain.status.state.name(),
+        "level": domain.status.state.level(),
+    })
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A domain that is not there, or Xen's.
+pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
+    let domains = if words.is_empty() {
+        select::every(context)?
+    } else {
+        select::select(context, words)?
+    };
+    let status = context.machine.status()?;
+    let counters = context.machine.counters()?;
+    let version = context.machine.version()?;
+    let interface = format!("{}.{}", version >> 16, version & 0xffff);
+
+    if context.json {
+        let counters: serde_json::Map<String, Value> = counters
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.into()))
+            .collect();
+        println!(
+            "{:#}",
+            json!({
+                "ok": true,
+                "transport": context.machine.transport(),
+                "interface": interface,
+                "state": status.state.name(),
+                "level": status.state.level(),
+                "directmap": status.directmap,
+                "debug": status.debug,
+                "protected_domains": status.protected_domains,
+                "xenheap": {
+                    "start": format!("{:#x}", status.xenheap_start),
+                    "bytes": status.xenheap_bytes,
+                    "free": status.xenheap_free,
+                },
+                "counters": counters,
+                "names": context.names.known(),
+                "domains": domains.iter().map(domain_json).collect::<Vec<_>>(),
+            })
+        );
+        return Ok(());
+    }
+
+    println!(
+        "fuse     {}: {}",
+        status.state.name(),
+        meaning(status.state)
+    );
+    print_machine(&status, &interface, context.machine.transport());
+    for (name, value) in counters.iter().filter(|(_, value)| *value != 0) {
+        println!("         {value:>12} {name}");
+    }
+    if !context.names.known() {
+        println!("names    none: xenstore does not answer, domains go by id");
+    }
+    println!("{}", table(&domains));
+    Ok(())
+}
+
+fn print_machine(status: &MachineStatus, interface: &str, transport: &str) {
+    let directmap = if status.directmap { "yes" } else { "no" };
+    let build = if status.debug { "debug" } else { "release" };
+    println!("xen      interface {interface} by {transport}, directmap={directmap}, {build} build");
+    println!(
+        "xenheap  {} MiB at {:#x}, {} MiB free",
+        status.xenheap_bytes >> 20,
+        status.xenheap_start,
+        status.xenheap_free >> 20
+    );
+}
+
+fn table(domains: &[Domain]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header([
+        "domain",
+        "name",
+        "role",
+        "MiB",
+        "protected",
+        "level",
+    ]);
+    for domain in domains {
+        let roles = domain.roles();
+        table.add_row([
+            domain.id().to_string(),
+            domain.name.clone().unwrap_or_else(|| "-".into()),
+            if roles.is_empty() {
+                "guest".into()
+            } else {
+                roles.join(", ")
+            },
+            (domain.status.pages >> 8).to_string(),
+            if domain.status.protected { "yes" } else { "no" }.into(),
+            domain.status.state.level().unwrap_or("none").into(),
+        ]);
+    }
+    for number in [0, 3] {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
