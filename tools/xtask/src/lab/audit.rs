@@ -34,10 +34,9 @@ pub fn domains(moment: &Moment, protected: &[u16]) -> Result<Vec<Domain>> {
 pub fn check(moment: &Moment, level: Level) -> Result<Report> {
     let audit = Audit::open(&moment.memory, &moment.registers, Some(&moment.syms))?;
     let report = audit.check(level);
-    let path = moment.registers.with_file_name(format!(
-        "audit-{}-{level}.json",
-        moment.name
-    ));
+    let path = moment
+        .registers
+        .with_file_name(format!("audit-{}-{level}.json", moment.name));
     let text = serde_json::to_string_pretty(&report).context("audit")?;
     fs::write(&path, text).with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(report)

@@ -11,6 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// The program counter's number in `aarch64-core.xml`.
+const PC: u32 = 32;
+/// PSTATE's number there.
+const CPSR: u32 = 33;
+
 /// A connection to the stub. The machine stands still while it lasts.
 pub struct Gdb {
     socket: UnixStream,
@@ -110,10 +115,31 @@ impl Gdb {
             .numbers
             .get(name)
             .with_context(|| format!("GDB stub: this CPU has no {name}"))?;
-        let answer = self.ask(&format!("Hg{:x}", cpu + 1))?;
-        ensure!(answer == b"OK", "GDB stub: no CPU {cpu}");
+        self.select(cpu)?;
         let answer = self.ask(&format!("p{number:x}"))?;
         value(&answer).with_context(|| format!("GDB stub: {name} of CPU {cpu}"))
+    }
+
+    /// Reads the program counter and PSTATE (as `CPSR`) of one CPU (from 0).
+    pub fn position(&mut self, cpu: u32) -> Result<(u64, u64)> {
+        self.select(cpu)?;
+        let pc = value(&self.ask(&format!("p{PC:x}"))?)?;
+        let cpsr = value(&self.ask(&format!("p{CPSR:x}"))?)?;
+        Ok((pc, cpsr))
+    }
+
+    /// Sets the program counter of one CPU (from 0).
+    pub fn set_position(&mut self, cpu: u32, pc: u64) -> Result<()> {
+        self.select(cpu)?;
+        let answer = self.ask(&format!("P{PC:x}={:016x}", pc.swap_bytes()))?;
+        ensure!(answer == b"OK", "GDB stub: cannot set the program counter");
+        Ok(())
+    }
+
+    fn select(&mut self, cpu: u32) -> Result<()> {
+        let answer = self.ask(&format!("Hg{:x}", cpu + 1))?;
+        ensure!(answer == b"OK", "GDB stub: no CPU {cpu}");
+        Ok(())
     }
 
     /// Detaches; QEMU lets the machine run on this.
@@ -203,10 +229,7 @@ mod tests {
 
     #[test]
     fn values_are_little_endian() {
-        assert_eq!(
-            value(b"8877665544332211").unwrap(),
-            0x1122_3344_5566_7788
-        );
+        assert_eq!(value(b"8877665544332211").unwrap(), 0x1122_3344_5566_7788);
         assert_eq!(value(b"01000000").unwrap(), 1);
         assert!(value(b"E14").is_err());
     }

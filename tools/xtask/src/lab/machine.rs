@@ -105,8 +105,8 @@ impl Machine {
         words.extend(["-S", "-no-reboot"].map(str::to_owned));
 
         let errors = folder.join("qemu.log");
-        let log =
-            File::create(&errors).with_context(|| format!("{}: cannot create", errors.display()))?;
+        let log = File::create(&errors)
+            .with_context(|| format!("{}: cannot create", errors.display()))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "qemu-system-aarch64"])
             .args(&words)
@@ -157,9 +157,25 @@ impl Machine {
         Ok(cpus)
     }
 
-    /// Instructions are counted as nanoseconds of virtual time under `-icount`.
-    pub fn stop(&mut self) -> Result<()> {
-        self.qmp.stop()
+    /// Gives one CPU that is in EL2 this program counter; false if none is.
+    pub fn derail(&mut self, pc: u64) -> Result<bool> {
+        /// CPSR.M[3:0] of EL2 with its own stack pointer.
+        const EL2H: u64 = 0b1001;
+        self.qmp.stop()?;
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let mut done = false;
+        for cpu in 0..self.cpus {
+            let (_, cpsr) = gdb.position(cpu)?;
+            if cpsr & 0xf == EL2H {
+                gdb.set_position(cpu, pc)?;
+                done = true;
+                break;
+            }
+        }
+        gdb.detach()?;
+        self.qmp.cont()?;
+        Ok(done)
     }
 
     /// Ends QEMU in an orderly way.

@@ -9,35 +9,46 @@
 //!   apart by [`demux`]), control ([`qmp`]) and registers ([`gdb`])
 //! - [`session`]: what is asked of a booted system; [`audit`]: what its memory
 //!   says; [`report`]: what is kept
-//! - [`demo`], and [`suite`] (the matrix of [`pairwise`], and [`scenarios`])
+//! - [`experiment`]: look, blow, look again; [`demo`] shows it, [`suite`] runs it
+//!   over the matrix of [`pairwise`] and adds single [`scenarios`]
 
 mod audit;
 mod console;
+mod demo;
 mod demux;
 mod device_tree;
+mod experiment;
 mod gdb;
 mod images;
 mod initramfs;
 mod layout;
 mod machine;
+mod pairwise;
 mod profile;
 mod qmp;
 mod report;
+mod scenarios;
 mod session;
 mod stub;
+mod suite;
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+pub use self::demo::demo;
 use self::images::Images;
 use self::profile::Profile;
 use self::session::Session;
-use crate::cases::Cases;
+pub use self::suite::suite;
 use crate::site::Site;
 
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
-pub struct DemoOptions {}
+pub struct DemoOptions {
+    /// The profile to demonstrate
+    #[arg(long, default_value = "demo")]
+    profile: String,
+}
 
 /// Options of `cargo xtask run`.
 #[derive(Args)]
@@ -53,11 +64,16 @@ pub struct RunOptions {
 
 /// Options of `cargo xtask test` that concern the lab.
 #[derive(Args)]
-pub struct SuiteOptions {}
-
-/// The demonstration; true if every claim held.
-pub fn demo(_site: &Site, _options: &DemoOptions) -> Result<bool> {
-    bail!("the lab is empty")
+pub struct SuiteOptions {
+    /// Boot every combination of the matrix, not only every pair of values
+    #[arg(long)]
+    full: bool,
+    /// How many machines run side by side
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Keep the memory dumps of runs that passed
+    #[arg(long)]
+    keep: bool,
 }
 
 /// Boots one profile and does what it is told; true if all of it succeeded.
@@ -114,9 +130,4 @@ fn act(session: &mut Session, action: &str, protected: &[u16]) -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-/// The lab's test cases.
-pub fn suite(_site: &Site, _options: &SuiteOptions, _cases: &mut Cases) -> Result<()> {
-    Ok(())
 }

@@ -106,7 +106,10 @@ impl Session {
             };
         }
         Step {
-            name: format!("{name} (at the end of the run's {} s)", self.total.as_secs()),
+            name: format!(
+                "{name} (at the end of the run's {} s)",
+                self.total.as_secs()
+            ),
             deadline: self.deadline,
             allowed: self.deadline.saturating_duration_since(now),
         }
@@ -149,9 +152,10 @@ impl Session {
             let start = session.look(|seen| seen.streams.dom0.len())?;
             let line = format!("{number} {command}");
             session.machine.console.type_to_dom0(&line, &limit)?;
-            session.machine.console.wait(&limit, |seen| {
-                answer(&seen.streams.dom0[start..], number)
-            })
+            session
+                .machine
+                .console
+                .wait(&limit, |seen| answer(&seen.streams.dom0[start..], number))
         })
     }
 
@@ -258,6 +262,25 @@ impl Session {
         })
     }
 
+    /// Waits until a domU has written `count` lines in all that contain `text`.
+    pub fn wait_lines(
+        &mut self,
+        id: u16,
+        text: &str,
+        count: usize,
+        allowed: Duration,
+    ) -> Result<()> {
+        let name = format!("d{id} says \"{text}\" {count} times");
+        self.step(&name, |session| {
+            session.wait(&name, allowed, |seen| {
+                let lines = seen.streams.lines.iter();
+                let lines = lines.filter(|line| line.source == Source::Domain(id));
+                let said = lines.filter(|line| line.text.contains(text)).count();
+                (said >= count).then_some(())
+            })
+        })
+    }
+
     /// Waits until Xen has written a line that contains `text`; returns it.
     pub fn wait_xen(&mut self, text: &str, allowed: Duration) -> Result<String> {
         let name = format!("Xen says \"{text}\"");
@@ -317,6 +340,21 @@ impl Session {
             let domains = super::audit::domains(&moment, protected)?;
             write(&json!(domains))?;
             Ok(moment)
+        })
+    }
+
+    /// Makes Xen jump to `pc` on a CPU that is in EL2. An idle machine has one;
+    /// it is looked for until a command's time is over.
+    pub fn derail(&mut self, pc: u64) -> Result<()> {
+        self.step(&format!("derail Xen to {pc:#x}"), |session| {
+            let limit = session.limit("a CPU in EL2", COMMAND);
+            while Instant::now() < limit.deadline {
+                if session.machine.derail(pc)? {
+                    return Ok(());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            bail!("no CPU was found in EL2 within {COMMAND:?}")
         })
     }
 
@@ -401,7 +439,11 @@ mod tests {
 
     #[test]
     fn pulse_counts_and_judges() {
-        let good = ["x", "canary: heartbeat 1 pattern ok", "canary: heartbeat 2 pattern ok"];
+        let good = [
+            "x",
+            "canary: heartbeat 1 pattern ok",
+            "canary: heartbeat 2 pattern ok",
+        ];
         assert_eq!(
             pulse(good.into_iter()),
             Pulse {
@@ -413,6 +455,9 @@ mod tests {
         assert!(!pulse(["canary: heartbeat 3 pattern broken"].into_iter()).pattern);
         assert!(!pulse(["canary: FAIL at 0x40"].into_iter()).pattern);
         // A line cut in two by a change of the console's focus is no evidence.
-        assert_eq!(pulse(["canary: heart", "beat 4 pattern ok"].into_iter()).beats, 0);
+        assert_eq!(
+            pulse(["canary: heart", "beat 4 pattern ok"].into_iter()).beats,
+            0
+        );
     }
 }

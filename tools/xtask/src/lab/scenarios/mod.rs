@@ -1,0 +1,178 @@
+//! Single tests, grouped by the system that they share.
+//!
+//! A group is one boot. Its tests run in the order in which they stand, so
+//! later ones may rely on what earlier ones did (the fuse cannot be unblown);
+//! each records its own result.
+//!
+//! - [`open`]: a system whose fuse is not blown: who may do what, what stands
+//!   in the way, and that a refusal leaves everything as it was
+//! - [`blown`]: a system after the blow: what its domains may still try
+//! - [`partial`]: blows that are early, partial, or on an odd system
+//! - [`holders`]: pages that somebody else has mapped
+//! - [`memory`]: sizes and shapes of RAM
+//! - [`fault`]: a fault inside Xen after the lock
+//! - [`cost`]: instructions against stock Xen; two boots, so not a group
+
+mod blown;
+pub mod cost;
+mod fault;
+mod holders;
+mod memory;
+mod open;
+mod partial;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::profile::Profile;
+use super::session::{Output, Session};
+
+/// A test on a booted system.
+pub type Test = fn(&mut Session) -> Result<()>;
+
+/// One boot and what is tested on it.
+pub struct Group {
+    /// Its name, part of each test's name.
+    pub name: &'static str,
+    /// How its system differs from the `test` profile.
+    pub system: fn(&mut Profile),
+    /// Its tests, in order.
+    pub tests: &'static [(&'static str, Test)],
+}
+
+/// All groups, the long ones first, so that they do not come last alone.
+pub const GROUPS: [&[Group]; 6] = [
+    blown::GROUPS,
+    memory::GROUPS,
+    holders::GROUPS,
+    open::GROUPS,
+    partial::GROUPS,
+    fault::GROUPS,
+];
+
+/// The Linux domU of the `test` profile.
+const LINUX: u16 = 1;
+/// The bare-metal canary of the `test` profile.
+const CANARY: u16 = 2;
+/// How long a guest may take to do what it was told.
+const ACTION: Duration = Duration::from_secs(40);
+
+impl Group {
+    /// Names of the tests, as they are recorded.
+    pub fn names(&self) -> Vec<String> {
+        let name = |(test, _): &(&str, Test)| format!("lab/{}/{test}", self.name);
+        self.tests.iter().map(name).collect()
+    }
+
+    /// The profile that this group boots.
+    pub fn profile(&self, base: &Profile) -> Profile {
+        let mut profile = base.clone();
+        profile.name = format!("scenario-{}", self.name);
+        profile.description = format!("test system: {}", self.name);
+        (self.system)(&mut profile);
+        profile
+    }
+}
+
+/// The system of the `test` profile, unchanged.
+fn unchanged(_: &mut Profile) {}
+
+/// What dom0's tool says about the machine, as JSON.
+fn status(session: &mut Session) -> Result<Value> {
+    let text = session.must("vmfctl status --json")?;
+    serde_json::from_str(&text).with_context(|| format!("vmfctl status should print JSON: {text}"))
+}
+
+/// The machine is in this state (`open`, `unmapped`, `locked`).
+fn state_is(session: &mut Session, wanted: &str) -> Result<()> {
+    let status = status(session)?;
+    ensure!(
+        status["state"] == wanted,
+        "the machine should be {wanted}: {status}"
+    );
+    Ok(())
+}
+
+/// A command in dom0 must end with this exit code and say all these words.
+fn ends(session: &mut Session, command: &str, code: i32, words: &[&str]) -> Result<Output> {
+    let output = session.run(command)?;
+    let text = output.text.trim();
+    ensure!(
+        output.code == code,
+        "{command}: exit code {} instead of {code}: {text}",
+        output.code
+    );
+    for word in words {
+        ensure!(text.contains(word), "{command}: no \"{word}\" in: {text}");
+    }
+    Ok(output)
+}
+
+/// Types an action to the bare-metal canary and returns its next line about it.
+fn canary(session: &mut Session, action: &str) -> Result<String> {
+    canary_line(session, action, 1).map(|mut lines| lines.remove(0))
+}
+
+/// The same for an action that prints `count` lines.
+fn canary_line(session: &mut Session, action: &str, count: usize) -> Result<Vec<String>> {
+    let name = action.split(':').next().unwrap_or(action);
+    let mark = format!("canary: {name}: ");
+    let about = |session: &Session| -> Result<Vec<String>> {
+        let lines = session.domain_lines(CANARY)?;
+        let about = lines.iter().filter_map(|line| line.split_once(&mark));
+        Ok(about.map(|(_, rest)| rest.to_owned()).collect())
+    };
+    let before = about(session)?.len();
+    session.type_to_domain(CANARY, action)?;
+    session.wait_lines(CANARY, &mark, before + count, ACTION)?;
+    Ok(about(session)?.split_off(before))
+}
+
+/// The canary's action must end with this result (`-1 EPERM`).
+fn canary_gets(session: &mut Session, action: &str, wanted: &str) -> Result<()> {
+    let line = canary(session, action)?;
+    ensure!(
+        line.trim() == wanted,
+        "canary: {action}: {line}, not {wanted}"
+    );
+    Ok(())
+}
+
+/// Every domU's canary goes on, its pattern intact.
+fn guests_go_on(session: &mut Session) -> Result<()> {
+    for id in super::experiment::domus(session) {
+        session.beats(id, 2)?;
+    }
+    Ok(())
+}
+
+/// dom0's hypercalls with pointers are answered.
+fn dom0_goes_on(session: &mut Session) -> Result<()> {
+    super::experiment::hypercalls(session).and_then(|count| {
+        ensure!(count > 0, "none of dom0's hypercalls was answered");
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    #[test]
+    fn every_group_is_a_system_and_every_name_unique() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let base = Profile::read(&root, "test").unwrap();
+        let mut names = BTreeSet::new();
+        for group in GROUPS.iter().flat_map(|groups| groups.iter()) {
+            group.profile(&base).validate().unwrap();
+            assert!(!group.tests.is_empty());
+            for name in group.names() {
+                assert!(names.insert(name.clone()), "{name} twice");
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Blows that are early, partial, or on a system that is not complete.
+
+use anyhow::{Result, ensure};
+use vmf_audit::report::Level;
+
+use super::unchanged;
+use super::{CANARY, Group, LINUX, canary_gets, dom0_goes_on, ends, guests_go_on, state_is};
+use crate::lab::audit;
+use crate::lab::experiment;
+use crate::lab::profile::Guest;
+use crate::lab::session::{BOOT, Session};
+
+/// The groups of this file.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "booting",
+        system: |profile| {
+            // A kernel that says everything over its emulated UART boots long
+            // after dom0.
+            for domain in &mut profile.domains {
+                if domain.guest == Guest::Linux {
+                    domain.arguments += " ignore_loglevel initcall_debug";
+                }
+            }
+        },
+        tests: &[("blow-while-a-guest-boots", booting)],
+    },
+    Group {
+        name: "one-of-two",
+        system: unchanged,
+        tests: &[
+            ("blow-one-domain", blow_one),
+            ("the-other-is-refused", other_refused),
+            ("the-other-goes-on", other_goes_on),
+        ],
+    },
+    Group {
+        name: "cpus-offline",
+        system: |profile| profile.xen_arguments = "maxcpus=2".to_owned(),
+        tests: &[("lock-is-refused", cpus_offline)],
+    },
+];
+
+fn booting(session: &mut Session) -> Result<()> {
+    // The premise: the guest is not there yet.
+    let early = session.pulse(LINUX)?;
+    ensure!(
+        early.beats == 0,
+        "the guest was up before dom0, so nothing is tested"
+    );
+    experiment::blow(session, &[LINUX, CANARY])?;
+    ensure!(
+        session.pulse(LINUX)?.beats == 0,
+        "the guest was up before the blow, so nothing is tested"
+    );
+    session.wait_domain(LINUX, "canary: heartbeat", BOOT)?;
+    guests_go_on(session)?;
+    let moment = session.moment("after", &[LINUX, CANARY])?;
+    audit::must_hold(&audit::check(&moment, Level::Lock)?)
+}
+
+fn blow_one(session: &mut Session) -> Result<()> {
+    guests_go_on(session)?;
+    experiment::blow(session, &[CANARY])?;
+    let moment = session.moment("after", &[CANARY])?;
+    audit::must_hold(&audit::check(&moment, Level::Lock)?)
+}
+
+fn other_refused(session: &mut Session) -> Result<()> {
+    let command = format!("vmfctl protect --yes {LINUX}");
+    ends(session, &command, 1, &["locked already"])?;
+    let command = format!("vmfctl blow --yes {LINUX} {CANARY}");
+    ends(session, &command, 1, &["locked already"])?;
+    state_is(session, "locked")
+}
+
+fn other_goes_on(session: &mut Session) -> Result<()> {
+    guests_go_on(session)?;
+    canary_gets(session, "status", "1")?;
+    dom0_goes_on(session)
+}
+
+fn cpus_offline(session: &mut Session) -> Result<()> {
+    session.beats(CANARY, 1)?;
+    let command = format!("vmfctl blow --yes {CANARY}");
+    ends(session, &command, 1, &["not online"])?;
+    state_is(session, "open")?;
+    session.beats(CANARY, 1).map(drop)
+}

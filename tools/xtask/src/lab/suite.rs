@@ -1,0 +1,235 @@
+//! The lab's part of `cargo xtask test`: the matrix and the scenarios, several
+//! machines side by side.
+//!
+//! Each boot is a job of its own; a case is recorded for each claim that a job
+//! makes. There are no retries: a claim that fails once has failed.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, anyhow, ensure};
+
+use super::SuiteOptions;
+use super::experiment::experiment;
+use super::images::Images;
+use super::pairwise::{self, Case, EXCLUDED};
+use super::profile::{Profile, Xen};
+use super::scenarios::{self, Group, cost};
+use super::session::Session;
+use crate::cases::Cases;
+use crate::site::Site;
+
+/// One boot.
+enum Job {
+    /// A case of the matrix: the whole experiment.
+    Matrix(Case),
+    /// A group of scenario tests on one system.
+    Group(&'static Group),
+    /// Stock Xen against the fuse, under `-icount`.
+    Cost,
+}
+
+/// How one case went.
+struct Outcome {
+    name: String,
+    time: Duration,
+    result: Result<()>,
+}
+
+/// What every job needs.
+struct Shared<'a> {
+    site: &'a Site,
+    images: Images,
+    base: Profile,
+    keep: bool,
+}
+
+/// The lab's test cases.
+pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<()> {
+    ensure!(options.jobs > 0, "--jobs 0: at least one machine is needed");
+    let base = Profile::read(site.root(), "test")?;
+    let matrix = if options.full {
+        pairwise::every()
+    } else {
+        pairwise::cover()
+    };
+    let groups = scenarios::GROUPS.iter().flat_map(|groups| groups.iter());
+    // The long ones first, so that none of them comes last alone.
+    let jobs: VecDeque<Job> = std::iter::once(Job::Cost)
+        .chain(groups.map(Job::Group))
+        .chain(matrix.into_iter().map(Job::Matrix))
+        .filter(|job| job.names().iter().any(|name| cases.wants(name)))
+        .collect();
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    println!("lab: {} boots, {} at a time", jobs.len(), options.jobs);
+    println!("lab: {EXCLUDED}");
+    let xens: Vec<Xen> = jobs.iter().flat_map(|job| job.xens(&base)).collect();
+    let shared = Shared {
+        site,
+        images: Images::gather(site, xens)?,
+        base,
+        keep: options.keep,
+    };
+    let queue = Mutex::new(jobs);
+    let (sender, receiver) = channel::<Outcome>();
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            let sender = sender.clone();
+            let (queue, shared) = (&queue, &shared);
+            scope.spawn(move || {
+                while let Some(job) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    job.run(shared, &sender);
+                }
+            });
+        }
+        drop(sender);
+        for outcome in receiver {
+            cases.record(&outcome.name, outcome.time, outcome.result);
+        }
+    });
+    Ok(())
+}
+
+impl Job {
+    /// Names of the cases that it records.
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Matrix(case) => vec![matrix_name(case)],
+            Self::Group(group) => group.names(),
+            Self::Cost => vec![cost::KERNEL_LOAD.to_owned()],
+        }
+    }
+
+    /// The Xens that it boots.
+    fn xens(&self, base: &Profile) -> Vec<Xen> {
+        match self {
+            Self::Matrix(case) => vec![case.profile(base).xen],
+            Self::Group(group) => vec![group.profile(base).xen],
+            Self::Cost => cost::XENS.to_vec(),
+        }
+    }
+
+    fn run(&self, shared: &Shared<'_>, sender: &Sender<Outcome>) {
+        // The receiver lives as long as any sender.
+        let send = |name: String, start: Instant, result| {
+            let _ = sender.send(Outcome {
+                name,
+                time: start.elapsed(),
+                result,
+            });
+        };
+        let start = Instant::now();
+        match self {
+            Self::Matrix(case) => {
+                let result = matrix(case, shared);
+                send(matrix_name(case), start, result);
+            }
+            Self::Group(group) => run_group(group, shared, send),
+            Self::Cost => {
+                let lab = shared.site.target().join("lab");
+                let result = cost::kernel_load(&shared.images, &shared.base, &lab);
+                send(cost::KERNEL_LOAD.to_owned(), start, result);
+            }
+        }
+    }
+}
+
+fn matrix_name(case: &Case) -> String {
+    format!("lab/matrix/{case}")
+}
+
+/// Boots a case's system and does the experiment.
+fn matrix(case: &Case, shared: &Shared<'_>) -> Result<()> {
+    let profile = case.profile(&shared.base);
+    let mut session = boot(shared, &profile)?;
+    let folder = session.folder().to_owned();
+    let result = (|| {
+        session.wait_dom0()?;
+        let outcome = experiment(&mut session)?;
+        let claims = outcome.claims(profile.directmap);
+        for claim in &claims {
+            session
+                .report
+                .verdict(&claim.text, claim.held, &claim.seen)?;
+        }
+        let broken = claims.iter().find(|claim| !claim.held);
+        broken.map_or(Ok(()), |claim| {
+            Err(anyhow!("{}: {}", claim.text, claim.seen))
+        })
+    })();
+    let ended = session.finish().map(drop);
+    tidy(shared, &folder, result.and(ended))
+}
+
+/// Boots a group's system and runs its tests, in order. A test that fails does
+/// not stop the others: they say what else is broken.
+fn run_group(
+    group: &'static Group,
+    shared: &Shared<'_>,
+    send: impl Fn(String, Instant, Result<()>),
+) {
+    let start = Instant::now();
+    let names = group.names();
+    let profile = group.profile(&shared.base);
+    let booted = boot(shared, &profile).and_then(|mut session| {
+        session.wait_dom0()?;
+        Ok(session)
+    });
+    let mut session = match booted {
+        Ok(session) => session,
+        Err(error) => {
+            let text = format!("{error:#}");
+            for name in names {
+                send(name, start, Err(Error::msg(text.clone())));
+            }
+            return;
+        }
+    };
+    let folder = session.folder().to_owned();
+    let mut good = true;
+    for (name, (_, test)) in names.into_iter().zip(group.tests) {
+        let start = Instant::now();
+        let result = test(&mut session);
+        good &= result.is_ok();
+        send(name, start, located(&folder, result));
+    }
+    let ended = session.finish().map(drop);
+    if good && ended.is_ok() && !shared.keep {
+        // What is left over costs disk, not truth.
+        let _ = remove_dumps(&folder);
+    }
+}
+
+fn boot(shared: &Shared<'_>, profile: &Profile) -> Result<Session> {
+    let lab = shared.site.target().join("lab");
+    Session::boot(&shared.images, profile, &lab, false)
+}
+
+/// Removes a good run's dumps; says where a bad run's evidence is.
+fn tidy(shared: &Shared<'_>, folder: &PathBuf, result: Result<()>) -> Result<()> {
+    if result.is_ok() && !shared.keep {
+        remove_dumps(folder)?;
+    }
+    located(folder, result)
+}
+
+fn located(folder: &std::path::Path, result: Result<()>) -> Result<()> {
+    result.map_err(|error| anyhow!("{error:#} (run {})", folder.display()))
+}
+
+/// A dump is as large as the machine's memory.
+fn remove_dumps(folder: &std::path::Path) -> Result<()> {
+    for entry in fs::read_dir(folder).context("run")? {
+        let path = entry.context("run")?.path();
+        if path.extension().is_some_and(|extension| extension == "elf") {
+            fs::remove_file(&path).with_context(|| format!("{}: cannot remove", path.display()))?;
+        }
+    }
+    Ok(())
+}
