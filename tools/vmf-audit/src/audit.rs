@@ -62,18 +62,20 @@ impl Audit {
     pub fn open(dump: &Path, registers: &Path, xen_syms: Option<&Path>) -> Result<Audit> {
         let dump = Dump::open(dump)?;
         let registers = Registers::open(registers)?;
-        let symbols = xen_syms
-            .map(|path| Symbols::open(path, xen::MEMBERS))
-            .transpose()?;
-        Audit::new(dump, registers, symbols.as_ref())
+        let found = match xen_syms {
+            Some(path) => Some(xen::find(
+                &dump,
+                &registers,
+                &Symbols::open(path, xen::MEMBERS)?,
+            )?),
+            None => None,
+        };
+        Audit::new(dump, registers, found)
     }
 
-    /// Walks everything.
-    pub fn new(dump: Dump, registers: Registers, symbols: Option<&Symbols>) -> Result<Audit> {
+    /// Walks everything. Without `found`, pages of Xen's own, pooled and static tables and the image are not known.
+    pub fn new(dump: Dump, registers: Registers, found: Option<xen::Found>) -> Result<Audit> {
         registers.check()?;
-        let found = symbols
-            .map(|s| xen::find(&dump, &registers, s))
-            .transpose()?;
         let mut audit = Audit {
             frames: Frames::new(&dump),
             roots: roots(&dump, &registers)?,

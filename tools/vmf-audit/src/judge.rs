@@ -183,6 +183,11 @@ impl Audit {
             unestablished
                 .push("no domain is claimed to be protected: there is nothing to hold".into());
         }
+        if level >= Level::Lock && self.found.is_none() {
+            unestablished.push(
+                "pooled and static tables and Xen's image are not known: xen-syms is needed".into(),
+            );
+        }
         let (mut rules, mut violations) = (Vec::new(), Vec::new());
         for rule in RULES.iter().filter(|r| r.level <= level) {
             let mut findings = Findings::default();

@@ -28,9 +28,9 @@ struct Cli {
 enum Command {
     /// Judge whether a level of the fuse holds
     ///
-    /// Lists every violation with its rule, the threat model's vectors, frame, owner, address and walk. Without --syms,
-    /// pages of Xen's own that a protected domain sees count as violations, and static tables that are not in use are
-    /// not known.
+    /// Lists every violation with its rule, the threat model's vectors, frame, owner, address and walk. Without
+    /// xen-syms, pages of Xen's own that a protected domain sees count as violations, and the level lock cannot be
+    /// judged: static tables and tables kept for later are not known.
     Check {
         /// The level that is claimed
         #[arg(long)]
@@ -61,7 +61,7 @@ struct Input {
     dump: PathBuf,
     /// The registers file
     registers: PathBuf,
-    /// xen-syms of the Xen that ran, built with CONFIG_DEBUG_INFO=y
+    /// xen-syms of the Xen that ran, built with CONFIG_DEBUG_INFO=y [default: xen-syms beside the dump, if it is there]
     #[arg(long, value_name = "XEN_SYMS")]
     syms: Option<PathBuf>,
     /// JSON instead of tables
@@ -71,7 +71,13 @@ struct Input {
 
 impl Input {
     fn audit(&self) -> Result<Audit, Error> {
-        Audit::open(&self.dump, &self.registers, self.syms.as_deref())
+        let beside = self.dump.with_file_name("xen-syms");
+        let beside = beside.is_file().then_some(beside);
+        Audit::open(
+            &self.dump,
+            &self.registers,
+            self.syms.as_ref().or(beside.as_ref()).map(PathBuf::as_path),
+        )
     }
 }
 

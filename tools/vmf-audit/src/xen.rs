@@ -73,6 +73,7 @@ pub struct Placed {
 }
 
 /// Everything that was found out.
+#[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Every domain, dom0 first.
     pub domains: Vec<Domain>,

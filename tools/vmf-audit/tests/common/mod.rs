@@ -4,8 +4,10 @@
 
 use vmf_audit::dump::Dump;
 use vmf_audit::hex::Hex;
-use vmf_audit::registers::{Cpu, Domain, Registers};
+use vmf_audit::registers::{self, Cpu, Registers};
 use vmf_audit::report::{Level, Report};
+use vmf_audit::symbols::Region;
+use vmf_audit::xen::{Domain, Found, Placed};
 use vmf_audit::{Audit, Error};
 
 pub const RAM: u64 = 0x4000_0000;
@@ -53,6 +55,7 @@ pub struct Machine {
     next_table: u64,
     pub registers: Registers,
     pub cpu_notes: usize,
+    pub found: Option<Found>,
 }
 
 impl Machine {
@@ -66,6 +69,7 @@ impl Machine {
                 domains: Vec::new(),
             },
             cpu_notes: 1,
+            found: None,
         };
         let root = machine.frames(1);
         machine.registers.cpus.push(Cpu {
@@ -95,6 +99,27 @@ impl Machine {
             machine.s2(1, 0x4000_0000 + i * 4096, GUEST + i * 4096, 3, S2_RAM);
         }
         machine.registers.cpus[0].vttbr = machine.registers.domains[0].vttbr;
+        let section = |name: &str, va, pa| Placed {
+            region: Region {
+                name: name.into(),
+                va,
+                size: 0x1000,
+            },
+            pa,
+        };
+        machine.found = Some(Found {
+            sections: vec![
+                section(".text", TEXT_VA, TEXT),
+                section(".data", TEXT_VA + 0x1000, DATA),
+            ],
+            domains: machine
+                .registers
+                .domains
+                .iter()
+                .map(|d| xen_domain(d.id, d.vttbr.0))
+                .collect(),
+            ..Found::default()
+        });
         machine
     }
 
@@ -110,12 +135,20 @@ impl Machine {
     pub fn domain(&mut self, id: u16, protected: bool) {
         let root = self.frames(2);
         let vttbr = Hex(root | (u64::from(id) + 1) << 48);
-        self.registers.domains.push(Domain {
+        if let Some(found) = &mut self.found {
+            found.domains.push(xen_domain(id, vttbr.0));
+        }
+        self.registers.domains.push(registers::Domain {
             id,
             vttbr,
             protected,
             shared_pages: Vec::new(),
         });
+    }
+
+    /// What Xen's data says.
+    pub fn xen(&mut self) -> &mut Found {
+        self.found.get_or_insert_default()
     }
 
     /// Takes frames from the top of memory, aligned to their number.
@@ -179,13 +212,28 @@ impl Machine {
     }
 
     pub fn audit(&self) -> Result<Audit, Error> {
-        Audit::new(Dump::from_bytes(self.elf())?, self.registers.clone(), None)
+        Audit::new(
+            Dump::from_bytes(self.elf())?,
+            self.registers.clone(),
+            self.found.clone(),
+        )
     }
 
     pub fn check(&self, level: Level) -> Report {
         self.audit()
             .expect("the machine can be audited")
             .check(level)
+    }
+}
+
+/// What Xen would know of a domain that has no pages of Xen's own.
+pub fn xen_domain(id: u16, vttbr: u64) -> Domain {
+    Domain {
+        id,
+        vttbr,
+        tables: Vec::new(),
+        pool: Vec::new(),
+        own_pages: Vec::new(),
     }
 }
 

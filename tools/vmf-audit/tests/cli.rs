@@ -1,0 +1,114 @@
+//! The command line by snapshots: what it prints and its exit status, over machines built here. After an intended
+//! change, run with `SNAPSHOTS=write` and read the difference.
+
+mod common;
+use common::*;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder with a good machine, a bad one, and files that are neither.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let registers = |machine: &Machine| serde_json::to_vec_pretty(&machine.registers).unwrap();
+
+    let mut good = Machine::locked();
+    good.cpu();
+    write("after.elf", &good.elf());
+    write("after.json", &registers(&good));
+
+    let mut bad = good.clone();
+    bad.el2(DIRECTMAP, GUEST, 2, RW);
+    bad.el2(DIRECTMAP + (1 << 30), TEXT, 3, RW);
+    bad.el2(
+        DIRECTMAP + (1 << 30) + 0x1000,
+        bad.registers.cpus[0].ttbr0.0,
+        3,
+        R,
+    );
+    write("before.elf", &bad.elf());
+    write("before.json", &registers(&bad));
+
+    let mut unclaimed = good.clone();
+    unclaimed.registers.domains[1].protected = false;
+    write("unclaimed.json", &registers(&unclaimed));
+
+    write("cut.elf", &good.elf()[..1 << 20]);
+    write("text.elf", b"This is a text file.\n");
+    write(
+        "no-registers.json",
+        b"{\"cpus\": [{\"TTBR0_EL2\": \"0x1\"}]}\n",
+    );
+    folder
+}
+
+fn run(folder: &Path, arguments: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_vmf-audit"))
+        .args(arguments.split(' '))
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    format!(
+        "$ vmf-audit {arguments}\n{}{}[exit {}]\n",
+        text(output.stdout),
+        text(output.stderr),
+        output.status.code().unwrap()
+    )
+}
+
+#[test]
+fn commands_print_what_they_are_known_to_print() {
+    let folder = folder();
+    let cases = [
+        ("help", "--help"),
+        ("help-check", "check --help"),
+        ("check-holds", "check --level lock after.elf after.json"),
+        (
+            "check-violated",
+            "check --level lock before.elf before.json",
+        ),
+        (
+            "check-violated-json",
+            "check --level unmap before.elf before.json --json",
+        ),
+        (
+            "check-cannot-judge",
+            "check --level unmap after.elf unclaimed.json",
+        ),
+        (
+            "check-unknown-level",
+            "check --level welded after.elf after.json",
+        ),
+        ("summary", "summary before.elf before.json"),
+        ("summary-json", "summary after.elf after.json --json"),
+        ("dump-cut", "summary cut.elf after.json"),
+        ("dump-foreign", "summary text.elf after.json"),
+        ("dump-missing", "summary none.elf after.json"),
+        (
+            "registers-incomplete",
+            "summary after.elf no-registers.json",
+        ),
+        (
+            "syms-foreign",
+            "check --level lock after.elf after.json --syms text.elf",
+        ),
+    ];
+    let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli");
+    let mut differ = Vec::new();
+    for (name, arguments) in cases {
+        let file: PathBuf = snapshots.join(format!("{name}.txt"));
+        let actual = run(folder.path(), arguments);
+        if std::env::var_os("SNAPSHOTS").is_some_and(|v| v == "write") {
+            std::fs::write(&file, &actual).unwrap();
+        }
+        let expected = std::fs::read_to_string(&file).unwrap_or_default();
+        if actual != expected {
+            differ.push(format!(
+                "--- {}\n{expected}+++ now\n{actual}",
+                file.display()
+            ));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
