@@ -27,8 +27,6 @@ pub struct Kernel {
     pub image: PathBuf,
     /// `lib/modules/<version>/` of that kernel.
     pub modules: PathBuf,
-    /// Its version, as `uname -r` has it.
-    pub version: String,
 }
 
 /// An arm64 package that was unpacked, not installed.
@@ -108,11 +106,7 @@ pub fn kernel(site: &Site) -> Result<Kernel> {
     if !image.exists() {
         bail!("{name} has no boot/vmlinuz-{version}");
     }
-    Ok(Kernel {
-        image,
-        modules,
-        version,
-    })
+    Ok(Kernel { image, modules })
 }
 
 /// The package that the meta package's `Depends` line names.

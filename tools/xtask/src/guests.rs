@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 use crate::site::Site;
-use crate::toolchain::{BARE_METAL, LINUX, Toolchain};
+use crate::toolchain::{BARE_METAL, LINUX};
 
 /// A bare-metal guest of `tools/guests` (say "canary") as a raw image that Xen loads as a kernel.
 pub fn bare_metal(site: &Site, name: &str) -> Result<PathBuf> {
-    let toolchain = Toolchain::prepare(site, BARE_METAL)?;
+    let toolchain = site.toolchain(BARE_METAL)?;
     let guests = site.root().join("tools/guests");
     site.say("cargo", &format!("guest {name}"));
     let mut cargo = toolchain.command();
@@ -51,7 +51,7 @@ pub fn bare_metal(site: &Site, name: &str) -> Result<PathBuf> {
 
 /// A program of the workspace (say "vmfctl") as a static aarch64 Linux binary.
 pub fn linux(site: &Site, name: &str) -> Result<PathBuf> {
-    let toolchain = Toolchain::prepare(site, LINUX)?;
+    let toolchain = site.toolchain(LINUX)?;
     let target = site.target().join("arm64-linux");
     site.say("cargo", &format!("{name} for arm64 Linux"));
     let mut cargo = toolchain.command();
@@ -75,17 +75,12 @@ pub fn linux(site: &Site, name: &str) -> Result<PathBuf> {
 
 /// dom0 may have no shared libraries at all.
 fn require_static(elf: &[u8]) -> Result<()> {
-    use object::{Object, ObjectSegment};
+    use object::Object;
     let file = object::File::parse(elf).context("not an ELF file")?;
     if file.architecture() != object::Architecture::Aarch64 {
         bail!("not a program for arm64");
     }
-    if file.segments().any(|segment| {
-        segment
-            .name_bytes()
-            .is_ok_and(|name| name == Some(b".interp"))
-    }) || file.section_by_name(".interp").is_some()
-    {
+    if file.section_by_name(".interp").is_some() {
         bail!("needs shared libraries, and is to be static");
     }
     Ok(())

@@ -1,15 +1,18 @@
 //! Where things are: the repository, its target directory, the Xen tree in use.
 
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 
 use crate::stamp;
+use crate::toolchain::Toolchain;
 
 /// The repository that this xtask works on, and the Xen source chosen for it.
 pub struct Site {
     root: PathBuf,
     xen: Option<PathBuf>,
+    toolchains: Mutex<Vec<Toolchain>>,
 }
 
 impl Site {
@@ -27,7 +30,11 @@ impl Site {
             ),
             None => None,
         };
-        Ok(Self { root, xen })
+        Ok(Self {
+            root,
+            xen,
+            toolchains: Mutex::default(),
+        })
     }
 
     /// Root of the repository.
@@ -66,6 +73,21 @@ impl Site {
     /// The user's own Xen tree, if one was named.
     pub fn user_xen(&self) -> Option<&Path> {
         self.xen.as_deref()
+    }
+
+    /// The compiler for `target`; chosen, printed and prepared at the first call.
+    pub fn toolchain(&self, target: &'static str) -> Result<Toolchain> {
+        let mut known = match self.toolchains.lock() {
+            Ok(known) => known,
+            // Another thread's panic leaves a list that is still right.
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        if let Some(toolchain) = known.iter().find(|known| known.target() == target) {
+            return Ok(toolchain.clone());
+        }
+        let toolchain = Toolchain::prepare(self, target)?;
+        known.push(toolchain.clone());
+        Ok(toolchain)
     }
 
     /// Prints one line of progress.

@@ -158,6 +158,11 @@ impl Toolchain {
         })
     }
 
+    /// What it compiles for.
+    pub fn target(&self) -> &'static str {
+        self.target
+    }
+
     /// The cargo to call; see [`Self::environment`] for what it needs.
     pub fn cargo(&self) -> &Path {
         &self.rust.cargo

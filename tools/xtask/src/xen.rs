@@ -102,8 +102,6 @@ pub struct Built {
     pub image: PathBuf,
     /// The ELF file with symbols and DWARF (`xen-syms`).
     pub syms: PathBuf,
-    /// The configuration used (`.config`).
-    pub config: PathBuf,
 }
 
 /// Builds this variant, or finds it built.
@@ -136,11 +134,10 @@ pub fn build_tree(
     let built = Built {
         image: xen.join("xen"),
         syms: xen.join("xen-syms"),
-        config: xen.join(".config"),
     };
     let has_crate = variant.vmf && source.path.join("xen/arch/arm/vmf").is_dir();
     let toolchain = if has_crate {
-        Some(Toolchain::prepare(site, BARE_METAL)?)
+        Some(site.toolchain(BARE_METAL)?)
     } else {
         None
     };
