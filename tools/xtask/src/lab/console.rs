@@ -91,11 +91,6 @@ impl Console {
         self.crash_expected = true;
     }
 
-    /// Where the log is.
-    pub fn log(&self) -> &Path {
-        &self.log
-    }
-
     fn lock(&self) -> Result<MutexGuard<'_, Seen>> {
         match self.shared.0.lock() {
             Ok(seen) => Ok(seen),
@@ -250,10 +245,10 @@ mod tests {
         });
         assert_eq!(text.unwrap(), "two");
         assert_eq!(
-            std::fs::read(console.log()).unwrap(),
+            std::fs::read(&console.log).unwrap(),
             b"(XEN) one\n(XEN) two\n"
         );
-        std::fs::remove_file(console.log()).unwrap();
+        std::fs::remove_file(&console.log).unwrap();
     }
 
     #[test]
@@ -261,7 +256,7 @@ mod tests {
         let (console, _machine) = console("deadline");
         let error = console.wait(&step(20), |_| None::<()>).unwrap_err();
         assert!(error.to_string().contains("test: not within"), "{error}");
-        std::fs::remove_file(console.log()).unwrap();
+        std::fs::remove_file(&console.log).unwrap();
     }
 
     #[test]
@@ -276,7 +271,7 @@ mod tests {
             error.to_string().contains("Xen panicked: out of luck"),
             "{error}"
         );
-        std::fs::remove_file(console.log()).unwrap();
+        std::fs::remove_file(&console.log).unwrap();
     }
 
     #[test]
@@ -285,7 +280,7 @@ mod tests {
         drop(machine);
         let error = console.wait(&step(5000), |_| None::<()>).unwrap_err();
         assert!(error.to_string().contains("QEMU ended"), "{error}");
-        std::fs::remove_file(console.log()).unwrap();
+        std::fs::remove_file(&console.log).unwrap();
     }
 
     #[test]
@@ -307,6 +302,6 @@ mod tests {
         console.type_to_dom0(&line, &step(5000)).unwrap();
         let (_machine, all) = echo.join().unwrap();
         assert_eq!(all, format!("{line}\n").into_bytes());
-        std::fs::remove_file(console.log()).unwrap();
+        std::fs::remove_file(&console.log).unwrap();
     }
 }

@@ -98,10 +98,10 @@ pub fn blow(session: &mut Session, ids: &[u16]) -> Result<Value> {
         output.code == 0,
         "{command}: exit code {}: {}",
         output.code,
-        output.text.trim()
+        output.line()
     );
     let answer: Value = serde_json::from_str(&output.text)
-        .with_context(|| format!("{command} should print JSON: {}", output.text.trim()))?;
+        .with_context(|| format!("{command} should print JSON: {}", output.line()))?;
     ensure!(
         answer["ok"] == true && answer["state"] == "locked",
         "{command}: {answer}"

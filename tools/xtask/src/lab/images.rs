@@ -2,6 +2,7 @@
 //! it, then placed into RAM for one profile.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,9 +66,8 @@ impl Images {
             xens: HashMap::new(),
         };
         for wanted in xens {
-            if !images.xens.contains_key(&wanted) {
-                let built = xen::build(site, &variant(wanted))?;
-                images.xens.insert(wanted, built);
+            if let Entry::Vacant(place) = images.xens.entry(wanted) {
+                place.insert(xen::build(site, &variant(wanted))?);
             }
         }
         Ok(images)

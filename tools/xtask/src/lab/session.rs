@@ -33,6 +33,13 @@ pub struct Output {
     pub code: i32,
 }
 
+impl Output {
+    /// What it wrote, as one line for a message.
+    pub fn line(&self) -> String {
+        self.text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// What a domain's canary has said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pulse {
@@ -166,7 +173,7 @@ impl Session {
             output.code == 0,
             "dom0: {command}: exit code {}: {}",
             output.code,
-            output.text.trim()
+            output.line()
         );
         Ok(output.text)
     }

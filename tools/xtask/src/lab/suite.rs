@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -212,19 +212,19 @@ fn boot(shared: &Shared<'_>, profile: &Profile) -> Result<Session> {
 }
 
 /// Removes a good run's dumps; says where a bad run's evidence is.
-fn tidy(shared: &Shared<'_>, folder: &PathBuf, result: Result<()>) -> Result<()> {
+fn tidy(shared: &Shared<'_>, folder: &Path, result: Result<()>) -> Result<()> {
     if result.is_ok() && !shared.keep {
         remove_dumps(folder)?;
     }
     located(folder, result)
 }
 
-fn located(folder: &std::path::Path, result: Result<()>) -> Result<()> {
+fn located(folder: &Path, result: Result<()>) -> Result<()> {
     result.map_err(|error| anyhow!("{error:#} (run {})", folder.display()))
 }
 
 /// A dump is as large as the machine's memory.
-fn remove_dumps(folder: &std::path::Path) -> Result<()> {
+fn remove_dumps(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).context("run")? {
         let path = entry.context("run")?.path();
         if path.extension().is_some_and(|extension| extension == "elf") {

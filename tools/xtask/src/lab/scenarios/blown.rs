@@ -29,7 +29,6 @@ pub const GROUPS: &[Group] = &[
             ("many-traps", spam),
             ("dom0-hypercalls", dom0_hypercalls),
             ("dom0-asks-for-memory", balloon),
-            ("dom0-hostile-calls", hostile),
             ("debug-keys", debug_keys),
             ("guests-go-on", guests_go_on),
             ("still-locked", still_locked),
@@ -130,19 +129,6 @@ fn balloon(session: &mut Session) -> Result<()> {
     session.must(&format!(
         "k=$(cat {target}); echo $((k - 8192)) > {target}; sleep 2; echo $k > {target}; sleep 2; cat {target}"
     ))?;
-    dom0_goes_on(session)
-}
-
-/// The probe makes the calls that a hostile or unlucky dom0 would make:
-/// populate, decrease, foreign map, grant map, create and destroy.
-fn hostile(session: &mut Session) -> Result<()> {
-    let output = session.run(&format!("vmf-probe hostile {LINUX}"))?;
-    ensure!(
-        output.code == 0,
-        "vmf-probe hostile {LINUX}: exit code {}: {}",
-        output.code,
-        output.text.trim()
-    );
     dom0_goes_on(session)
 }
 

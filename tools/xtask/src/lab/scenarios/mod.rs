@@ -98,7 +98,7 @@ fn state_is(session: &mut Session, wanted: &str) -> Result<()> {
 /// A command in dom0 must end with this exit code and say all these words.
 fn ends(session: &mut Session, command: &str, code: i32, words: &[&str]) -> Result<Output> {
     let output = session.run(command)?;
-    let text = output.text.trim();
+    let text = output.line();
     ensure!(
         output.code == code,
         "{command}: exit code {} instead of {code}: {text}",

@@ -67,7 +67,7 @@ fn unknown_domain(session: &mut Session) -> Result<()> {
         output.code != 0 && output.text.contains("77"),
         "vmfctl protect 77: exit code {}: {}",
         output.code,
-        output.text.trim()
+        output.line()
     );
     state_is(session, "open")
 }
