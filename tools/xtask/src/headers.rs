@@ -14,6 +14,11 @@ use crate::site::Site;
 /// Directory of the generated headers.
 const DIRECTORY: &str = "xen-vmf/include";
 
+/// Types of the crate that C holds pointers to and never looks into.
+const OPAQUE: [(&str, &str); 1] = [("Window", "vmf_window")];
+/// What the names of Xen's accessors begin with.
+const ACCESSOR: &str = "vmf_c_";
+
 /// One generated header.
 struct Header {
     file: &'static str,
@@ -56,8 +61,8 @@ fn headers(site: &Site) -> Result<Vec<Header>> {
             sources: vec![root.join("abi/src/lib.rs")],
         },
         Header {
-            file: "vmf_crate.h",
-            guard: "VMF_CRATE_H",
+            file: "vmf_rust.h",
+            guard: "ASM_ARM_VMF_RUST_H",
             about: "What Xen's C code calls in the crate xen-vmf.",
             include: Some("xen/types.h"),
             sources: c_abi(&root.join("src"))?,
@@ -90,7 +95,7 @@ fn generate(header: &Header) -> Result<String> {
     let mut config = Config {
         language: Language::C,
         style: Style::Tag,
-        documentation_style: DocumentationStyle::C,
+        documentation_style: DocumentationStyle::Doxy,
         include_guard: Some(header.guard.to_owned()),
         header: Some(format!(
             "/* SPDX-License-Identifier: GPL-2.0-only */\n/*\n * {}\n *\n * Generated from Rust by cargo xtask headers: change it there.\n */",
@@ -105,9 +110,20 @@ fn generate(header: &Header) -> Result<String> {
     config
         .sys_includes
         .extend(header.include.map(str::to_owned));
-    config.export.exclude = ["memcpy", "memset", "memmove", "memcmp"]
-        .map(str::to_owned)
-        .to_vec();
+    for source in &header.sources {
+        let text = fs::read_to_string(source)
+            .with_context(|| format!("cannot read {}", source.display()))?;
+        config.export.exclude.extend(imports(&text));
+    }
+    for (rust, c) in OPAQUE {
+        config
+            .export
+            .rename
+            .insert(rust.to_owned(), format!("struct {c}"));
+        if header.include.is_some() {
+            config.after_includes = Some(format!("\nstruct {c};"));
+        }
+    }
     let mut builder = Builder::new().with_config(config);
     for source in &header.sources {
         builder = builder.with_src(source);
@@ -117,7 +133,29 @@ fn generate(header: &Header) -> Result<String> {
         .with_context(|| format!("{}: the Rust side does not parse", header.file))?;
     let mut text = Vec::new();
     bindings.write(&mut text);
-    String::from_utf8(text).with_context(|| format!("{}: not UTF-8", header.file))
+    let text = String::from_utf8(text).with_context(|| format!("{}: not UTF-8", header.file))?;
+    Ok(comments_for_c(&text))
+}
+
+/// Accessors that the crate takes from Xen: C declares those itself.
+fn imports(rust: &str) -> Vec<String> {
+    let names = rust
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next());
+    names
+        .filter(|name| name.starts_with(ACCESSOR))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Rust's documentation as Xen writes comments: no markup for links.
+fn comments_for_c(text: &str) -> String {
+    let plain = text
+        .replace("/**\n", "/*\n")
+        .replace("[`", "")
+        .replace("`]", "")
+        .replace('`', "");
+    plain.replace(" * # Safety\n", " * Safety:\n")
 }
 
 /// Number of the first line that differs.
@@ -147,12 +185,11 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("vmf-headers-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let source = directory.join("c_abi.rs");
-        fs::write(
-            &source,
-            "/// A bit.\npub const VMF_BIT: u32 = 1 << 3;\n\
-             /// Does it.\n#[unsafe(no_mangle)]\npub extern \"C\" fn vmf_do(at: u64, len: usize) -> i64 { 0 }\n",
-        )
-        .unwrap();
+        let rust = "/// A bit.\npub const VMF_BIT: u32 = 1 << 3;\n\
+            unsafe extern \"C\" {\n    fn vmf_c_given(at: u64);\n}\n\
+            /// Does [`it`].\n#[unsafe(no_mangle)]\n\
+            pub extern \"C\" fn vmf_do(at: *mut Window, len: usize) -> i64 { 0 }\n";
+        fs::write(&source, rust).unwrap();
         let header = Header {
             file: "t.h",
             guard: "T_H",
@@ -163,10 +200,10 @@ mod tests {
         let text = generate(&header).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(text.contains("#define VMF_BIT (1 << 3)"), "{text}");
-        assert!(
-            text.contains("int64_t vmf_do(uint64_t at, size_t len);"),
-            "{text}"
-        );
+        let prototype = "/*\n * Does it.\n */\nint64_t vmf_do(struct Window *at, size_t len);";
+        assert!(text.contains(prototype), "{text}");
+        assert!(text.contains("struct Window;"), "{text}");
+        assert!(!text.contains("vmf_c_given"), "{text}");
         assert!(text.contains("#include <xen/types.h>"), "{text}");
     }
 }
