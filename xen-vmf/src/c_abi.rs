@@ -150,6 +150,7 @@ pub unsafe extern "C" fn vmf_decide(
         Ok(Outcome::Value(value)) => (i64::from(value), 0),
         Ok(Outcome::Deferred(Job::Protect(id))) => (0, 1 << 16 | u64::from(id)),
         Ok(Outcome::Deferred(Job::Lock)) => (0, 2 << 16),
+        Ok(Outcome::Deferred(Job::CountStray)) => (0, 3 << 16),
         Err(error) => (-error.errno(), 0),
     };
     // SAFETY: the caller's promise.
@@ -161,7 +162,8 @@ pub unsafe extern "C" fn vmf_decide(
 #[unsafe(no_mangle)]
 pub extern "C" fn vmf_run(job: u64) -> i64 {
     let result = match job >> 16 {
-        1 => fuse::protect(&Xen, job as u16),
+        1 => fuse::protect(&Xen, job as u16).map(|()| 0),
+        3 => fuse::stray_leaves(&Xen).map(|n| n.min(0x7fff_ffff) as i64),
         _ => fuse::lock(&Xen, &mut |domain, share| {
             // SAFETY: stores two numbers in the domain.
             unsafe { vmf_c_set_snapshot(domain.id, share.first as u64, share.len as u64) }
@@ -169,10 +171,11 @@ pub extern "C" fn vmf_run(job: u64) -> i64 {
         .map(|frozen| {
             SNAPSHOT_LEN.store(frozen.snapshot.len(), Ordering::Relaxed);
             SNAPSHOT.store(frozen.snapshot.as_ptr().cast_mut(), Ordering::Release);
+            0
         }),
     };
     match result {
-        Ok(()) => 0,
+        Ok(value) => value,
         Err(error) => -error.errno(),
     }
 }

@@ -51,6 +51,8 @@ pub enum Job {
     Protect(u16),
     /// Lock the machine.
     Lock,
+    /// Count the stage-2 leaves that stand in the way of the lock.
+    CountStray,
 }
 
 /// Additional facts that only status queries need.
@@ -88,6 +90,9 @@ pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, E
             require(call.arg1 == 0)?;
             let obstacle = u32::try_from(call.arg0).map_err(|_| Error::Invalid)?;
             let count = if call.domid == DOMID_INVALID {
+                if obstacle == abi::XENVMF_obstacle_stage2_leaves && !state::locked() {
+                    return Ok(Outcome::Deferred(Job::CountStray));
+                }
                 fuse::machine_obstacle(xen, obstacle)
             } else {
                 let domain = target(xen, call.domid, caller)?;

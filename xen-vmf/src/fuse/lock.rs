@@ -82,6 +82,15 @@ pub fn lock<M: Machine>(
     result
 }
 
+/// Counts the leaves in the stage 2 of unprotected domains that reach a page
+/// of a protected domain or of Xen.
+pub fn stray_leaves<M: Machine>(machine: &M) -> Result<u64, Error> {
+    let mut storage = Storage::new(machine, Needs::count(machine)?)?;
+    let stray = Facts::gather(machine, &mut storage, &mut |_, _| ()).map(|f| f.stray_leaves);
+    storage.free(machine);
+    stray
+}
+
 impl Numbers {
     fn report(&self, lock_ns: u64) {
         state::count(abi::XENVMF_counter_leaves_removed, self.tally.leaves);

@@ -22,7 +22,7 @@ mod collect;
 mod lock;
 mod protect;
 
-pub use lock::lock;
+pub use lock::{lock, stray_leaves};
 pub use protect::protect;
 
 use crate::error::Error;
@@ -70,7 +70,8 @@ pub fn domain_obstacle<M: Machine>(machine: &M, domain: &Domain, obstacle: u32) 
 }
 
 /// How often `obstacle` stands in the way of the lock; `None` if it is not
-/// one that the machine has. All but `stage2_leaves` may be asked at any time.
+/// one that the machine has. Before the lock, stage-2 leaves are counted by
+/// [`stray_leaves`] with all domains paused.
 pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
     Some(match obstacle {
         abi::XENVMF_obstacle_locked => u32::from(state::locked()),
@@ -80,6 +81,8 @@ pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
         }
         abi::XENVMF_obstacle_cpus_offline => machine.cpus_offline(),
         abi::XENVMF_obstacle_its => u32::from(machine.its_in_use()),
+        // Locked: stage 2 was found clean, and cannot change.
+        abi::XENVMF_obstacle_stage2_leaves if state::locked() => 0,
         _ => return None,
     })
 }
