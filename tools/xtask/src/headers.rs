@@ -15,7 +15,7 @@ use crate::site::Site;
 const DIRECTORY: &str = "xen-vmf/include";
 
 /// Types of the crate that C holds pointers to and never looks into.
-const OPAQUE: [(&str, &str); 1] = [("Window", "vmf_window")];
+const OPAQUE: [(&str, &str); 1] = [("Window", "Window")];
 /// What the names of Xen's accessors begin with.
 const ACCESSOR: &str = "vmf_c_";
 
