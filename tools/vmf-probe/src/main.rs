@@ -1,2 +1,192 @@
-//! vmf-probe
-fn main() {}
+//! `vmf-probe`: what a control domain does to a hypervisor, one real hypercall
+//! at a time, for the tests of the fuse. It runs in a test's dom0.
+//!
+//! Each command prints one line of `key=value` on the standard output and ends
+//! with 0, or `error=NAME errno=N what="…"` and ends with 1; wrong usage ends
+//! with 2. `--hold S` keeps a mapping for S seconds after the line is printed.
+//!
+//! * [`public`]: numbers and layouts of Xen 4.20's public headers;
+//! * [`xen`]: buffers that Xen can reach, and the hypercalls;
+//! * [`map`]: foreign and grant mappings, by the drivers of Linux;
+//! * [`domains`]: domctl, sysctl, memory_op;
+//! * [`balloon`]: Linux's own balloon.
+
+mod balloon;
+mod domains;
+mod map;
+mod public;
+mod xen;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::xen::{Failure, Xen};
+
+/// Makes one hypercall, and says what came back.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 Xen did it, 1 it did not, 2 wrong usage.\nExample: vmf-probe foreign-map 1 0x40000 --hold 30"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Xen's version, in part by pointer
+    Version,
+    /// CPUs and memory of the machine (sysctl physinfo)
+    Sysinfo,
+    /// Every domain: id:state:pages (sysctl getdomaininfolist)
+    Domains,
+    /// Map a page of a domain, and read its first word
+    ForeignMap {
+        domain: u16,
+        /// Guest frame number, decimal or 0x
+        #[arg(value_parser = number)]
+        gfn: u64,
+        /// Write this word first
+        #[arg(long, value_parser = number)]
+        write: Option<u64>,
+        /// Seconds to keep the mapping
+        #[arg(long, default_value_t = 0)]
+        hold: u64,
+    },
+    /// Map a page that a domain grants, and read its first word
+    GrantMap {
+        domain: u16,
+        reference: u32,
+        /// Seconds to keep the mapping
+        #[arg(long, default_value_t = 0)]
+        hold: u64,
+    },
+    /// Copy from a page that a domain grants (GNTTABOP_copy)
+    GnttabCopy { domain: u16, reference: u32 },
+    /// Give a domain new pages at a guest frame
+    Populate {
+        #[arg(value_parser = domain)]
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+        #[arg(default_value_t = 1)]
+        count: usize,
+    },
+    /// Take pages at a guest frame from a domain
+    Decrease {
+        #[arg(value_parser = domain)]
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+        #[arg(default_value_t = 1)]
+        count: usize,
+    },
+    /// Shrink dom0 by so many pages with Linux's balloon, then grow it again
+    Balloon { pages: u64 },
+    /// Create a domain with some memory; prints its id
+    Create {
+        /// Pages to populate
+        #[arg(long, default_value_t = 64)]
+        pages: usize,
+    },
+    /// Destroy a domain
+    Destroy { domain: u16 },
+    /// Pause a domain
+    Pause { domain: u16 },
+    /// Unpause a domain
+    Unpause { domain: u16 },
+    /// Press a debug key of Xen
+    DebugKey { key: String },
+    /// Print Xen's console ring, then the line
+    XenConsole,
+    /// vmf_op with these arguments; DOMAIN may be `self` or `machine`
+    Vmf {
+        #[arg(value_parser = number)]
+        cmd: u64,
+        #[arg(value_parser = domain)]
+        domain: u16,
+        #[arg(default_value = "0", value_parser = number)]
+        arg0: u64,
+        #[arg(default_value = "0", value_parser = number)]
+        arg1: u64,
+    },
+    /// Allocate an event channel, send on it, close it
+    Evtchn,
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16),
+        None => text.parse(),
+    }
+    .map_err(|error| error.to_string())
+}
+
+fn domain(text: &str) -> Result<u16, String> {
+    match text {
+        "self" => Ok(public::DOMID_SELF),
+        "machine" => Ok(public::DOMID_INVALID),
+        _ => u16::try_from(number(text)?).map_err(|error| error.to_string()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().command) {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<String, Failure> {
+    if let Command::Balloon { pages } = command {
+        return balloon::there_and_back(*pages);
+    }
+    let xen = Xen::open()?;
+    match *command {
+        Command::Version => domains::version(&xen),
+        Command::Sysinfo => domains::sysinfo(&xen),
+        Command::Domains => domains::list(&xen),
+        Command::ForeignMap {
+            domain,
+            gfn,
+            write,
+            hold,
+        } => map::foreign(&xen, domain, gfn, write, hold),
+        Command::GrantMap {
+            domain,
+            reference,
+            hold,
+        } => map::grant(domain, reference, hold),
+        Command::GnttabCopy { domain, reference } => map::copy(domain, reference),
+        Command::Populate { domain, gfn, count } => domains::populate(&xen, domain, gfn, count),
+        Command::Decrease { domain, gfn, count } => domains::decrease(&xen, domain, gfn, count),
+        Command::Create { pages } => domains::create(&xen, pages),
+        Command::Destroy { domain } => domains::simple(&xen, domain, public::DOMCTL_DESTROYDOMAIN),
+        Command::Pause { domain } => domains::simple(&xen, domain, public::DOMCTL_PAUSEDOMAIN),
+        Command::Unpause { domain } => domains::simple(&xen, domain, public::DOMCTL_UNPAUSEDOMAIN),
+        Command::DebugKey { ref key } => domains::debug_keys(&xen, key),
+        Command::XenConsole => domains::console(&xen),
+        Command::Vmf {
+            cmd,
+            domain,
+            arg0,
+            arg1,
+        } => xen
+            .registers(
+                "vmf_op",
+                xen_vmf_abi::__HYPERVISOR_vmf_op,
+                [cmd, domain.into(), arg0, arg1, 0],
+            )
+            .map(|result| format!("result={result}")),
+        Command::Evtchn => domains::event_channel(&xen),
+        Command::Balloon { .. } => unreachable!("handled above"),
+    }
+}

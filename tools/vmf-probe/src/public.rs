@@ -1,0 +1,214 @@
+//! Numbers and layouts of Xen 4.20's public headers, arm64, as facts: names
+//! are theirs. domctl.h and sysctl.h are not stable between releases, so each
+//! call carries the version, and Xen refuses another one with -EACCES.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// xen.h.
+pub const HYPERVISOR_MEMORY_OP: u32 = 12;
+pub const HYPERVISOR_XEN_VERSION: u32 = 17;
+pub const HYPERVISOR_EVENT_CHANNEL_OP: u32 = 32;
+pub const HYPERVISOR_SYSCTL: u32 = 35;
+pub const HYPERVISOR_DOMCTL: u32 = 36;
+pub const DOMID_SELF: u16 = 0x7ff0;
+pub const DOMID_INVALID: u16 = 0x7ff4;
+
+/// version.h.
+pub const XENVER_VERSION: u64 = 0;
+pub const XENVER_EXTRAVERSION: u64 = 1;
+pub const XENVER_CHANGESET: u64 = 4;
+
+/// memory.h.
+pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
+pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+
+/// event_channel.h.
+pub const EVTCHNOP_CLOSE: u64 = 3;
+pub const EVTCHNOP_SEND: u64 = 4;
+pub const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
+
+/// domctl.h.
+pub const DOMCTL_INTERFACE_VERSION: u32 = 0x17;
+pub const DOMCTL_CREATEDOMAIN: u32 = 1;
+pub const DOMCTL_DESTROYDOMAIN: u32 = 2;
+pub const DOMCTL_PAUSEDOMAIN: u32 = 3;
+pub const DOMCTL_UNPAUSEDOMAIN: u32 = 4;
+pub const DOMCTL_MAX_MEM: u32 = 11;
+pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
+/// XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hap.
+pub const CDF_HVM_HAP: u32 = 0b11;
+/// XEN_DOMINF_*.
+pub const DOMINF_DYING: u32 = 1 << 0;
+pub const DOMINF_SHUTDOWN: u32 = 1 << 2;
+pub const DOMINF_PAUSED: u32 = 1 << 3;
+
+/// sysctl.h.
+pub const SYSCTL_INTERFACE_VERSION: u32 = 0x15;
+pub const SYSCTL_READCONSOLE: u32 = 1;
+pub const SYSCTL_PHYSINFO: u32 = 3;
+pub const SYSCTL_GETDOMAININFOLIST: u32 = 6;
+pub const SYSCTL_DEBUG_KEYS: u32 = 7;
+
+/// grant_table.h.
+pub const GNTCOPY_SOURCE_GREF: u16 = 1;
+
+/// `struct xen_domctl`, its union as bytes.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Domctl {
+    pub cmd: u32,
+    pub interface_version: u32,
+    pub domain: u16,
+    pub pad: [u16; 3],
+    pub u: [u8; 128],
+}
+const _: () = assert!(size_of::<Domctl>() == 144);
+
+/// `struct xen_sysctl`, its union as bytes.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Sysctl {
+    pub cmd: u32,
+    pub interface_version: u32,
+    pub u: [u8; 128],
+}
+const _: () = assert!(size_of::<Sysctl>() == 136);
+
+/// `struct xen_arch_domainconfig`.
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ArchDomainConfig {
+    pub gic_version: u8,
+    pub sve_vl: u8,
+    pub tee_type: u16,
+    pub nr_spis: u32,
+    pub clock_frequency: u32,
+}
+const _: () = assert!(size_of::<ArchDomainConfig>() == 12);
+
+/// `struct xen_domctl_createdomain`.
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CreateDomain {
+    pub ssidref: u32,
+    pub handle: [u8; 16],
+    pub flags: u32,
+    pub iommu_opts: u32,
+    pub max_vcpus: u32,
+    pub max_evtchn_port: u32,
+    pub max_grant_frames: i32,
+    pub max_maptrack_frames: i32,
+    pub grant_opts: u32,
+    pub altp2m_opts: u32,
+    pub vmtrace_size: u32,
+    pub cpupool_id: u32,
+    pub arch: ArchDomainConfig,
+}
+const _: () = assert!(size_of::<CreateDomain>() == 72);
+
+/// `struct xen_domctl_getdomaininfo`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DomainInfo {
+    pub domain: u16,
+    pub pad1: u16,
+    pub flags: u32,
+    pub tot_pages: u64,
+    pub max_pages: u64,
+    pub outstanding_pages: u64,
+    pub shr_pages: u64,
+    pub paged_pages: u64,
+    pub shared_info_frame: u64,
+    pub cpu_time: u64,
+    pub nr_online_vcpus: u32,
+    pub max_vcpu_id: u32,
+    pub ssidref: u32,
+    pub handle: [u8; 16],
+    pub cpupool: u32,
+    pub gpaddr_bits: u8,
+    pub pad2: [u8; 7],
+    pub arch_config: ArchDomainConfig,
+    pub pad3: u32,
+}
+const _: () = assert!(size_of::<DomainInfo>() == 120);
+const _: () = assert!(std::mem::offset_of!(DomainInfo, cpu_time) == 56);
+const _: () = assert!(std::mem::offset_of!(DomainInfo, arch_config) == 104);
+
+/// `struct xen_sysctl_getdomaininfolist`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GetDomainInfoList {
+    pub first_domain: u16,
+    pub pad0: u16,
+    pub max_domains: u32,
+    pub buffer: u64,
+    pub num_domains: u32,
+    pub pad1: u32,
+}
+const _: () = assert!(size_of::<GetDomainInfoList>() == 24);
+
+/// `struct xen_sysctl_physinfo`, up to what is used.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PhysInfo {
+    pub threads_per_core: u32,
+    pub cores_per_socket: u32,
+    pub nr_cpus: u32,
+    pub max_cpu_id: u32,
+    pub nr_nodes: u32,
+    pub max_node_id: u32,
+    pub cpu_khz: u32,
+    pub capabilities: u32,
+    pub arch_capabilities: u32,
+    pub pad: u32,
+    pub total_pages: u64,
+    pub free_pages: u64,
+}
+const _: () = assert!(size_of::<PhysInfo>() == 56);
+
+/// `struct xen_sysctl_debug_keys`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DebugKeys {
+    pub keys: u64,
+    pub nr_keys: u32,
+    pub pad: u32,
+}
+const _: () = assert!(size_of::<DebugKeys>() == 16);
+
+/// `struct xen_sysctl_readconsole`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReadConsole {
+    pub clear: u8,
+    pub incremental: u8,
+    pub pad0: u16,
+    pub index: u32,
+    pub buffer: u64,
+    pub count: u32,
+    pub pad1: u32,
+}
+const _: () = assert!(size_of::<ReadConsole>() == 24);
+
+/// `struct xen_memory_reservation`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryReservation {
+    pub extent_start: u64,
+    pub nr_extents: u64,
+    pub extent_order: u32,
+    pub mem_flags: u32,
+    pub domid: u16,
+    pub pad: [u16; 3],
+}
+const _: () = assert!(size_of::<MemoryReservation>() == 32);
+
+/// `struct evtchn_alloc_unbound`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AllocUnbound {
+    pub dom: u16,
+    pub remote_dom: u16,
+    pub port: u32,
+}
+const _: () = assert!(size_of::<AllocUnbound>() == 8);
