@@ -62,6 +62,9 @@ impl Console {
             let mut buffer = [0u8; 4096];
             loop {
                 let count = input.read(&mut buffer).unwrap_or(0);
+                // First, so that the log has what a waiter acts on. A full disk
+                // must not end the run: the verdict comes from memory.
+                let _ = file.write_all(&buffer[..count]);
                 let (seen, changed) = &*theirs;
                 let Ok(mut seen) = seen.lock() else { return };
                 if count == 0 {
@@ -72,9 +75,6 @@ impl Console {
                 seen.streams.feed(&buffer[..count]);
                 seen.last = Some(Instant::now());
                 changed.notify_all();
-                drop(seen);
-                // A full disk must not end the run; the verdict comes from memory.
-                let _ = file.write_all(&buffer[..count]);
             }
         });
         Ok(Self {

@@ -12,9 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The program counter's number in `aarch64-core.xml`.
-const PC: u32 = 32;
+pub const PC: u32 = 32;
 /// PSTATE's number there.
-const CPSR: u32 = 33;
+pub const CPSR: u32 = 33;
 
 /// A connection to the stub. The machine stands still while it lasts.
 pub struct Gdb {
@@ -89,6 +89,14 @@ pub fn register_numbers(xml: &str) -> BTreeMap<String, u32> {
         .collect()
 }
 
+/// The CPU (from 0) in a stop reply: `T05thread:02;`.
+fn stopped_cpu(reply: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(reply).ok()?.strip_prefix('T')?;
+    let thread = text.split_once("thread:")?.1;
+    let digits = thread.split([';', '.']).next()?;
+    u32::from_str_radix(digits, 16).ok()?.checked_sub(1)
+}
+
 impl Gdb {
     /// Attaches; QEMU stops the machine on this.
     pub fn new(socket: UnixStream, timeout: Duration) -> Result<Self> {
@@ -120,20 +128,57 @@ impl Gdb {
         value(&answer).with_context(|| format!("GDB stub: {name} of CPU {cpu}"))
     }
 
-    /// Reads the program counter and PSTATE (as `CPSR`) of one CPU (from 0).
-    pub fn position(&mut self, cpu: u32) -> Result<(u64, u64)> {
+    /// Reads a general register of one CPU: X0..X30, [`PC`], [`CPSR`].
+    pub fn get(&mut self, cpu: u32, register: u32) -> Result<u64> {
         self.select(cpu)?;
-        let pc = value(&self.ask(&format!("p{PC:x}"))?)?;
-        let cpsr = value(&self.ask(&format!("p{CPSR:x}"))?)?;
-        Ok((pc, cpsr))
+        value(&self.ask(&format!("p{register:x}"))?)
     }
 
-    /// Sets the program counter of one CPU (from 0).
-    pub fn set_position(&mut self, cpu: u32, pc: u64) -> Result<()> {
+    /// Sets a general register of one CPU.
+    pub fn set(&mut self, cpu: u32, register: u32, to: u64) -> Result<()> {
         self.select(cpu)?;
-        let answer = self.ask(&format!("P{PC:x}={:016x}", pc.swap_bytes()))?;
-        ensure!(answer == b"OK", "GDB stub: cannot set the program counter");
+        let digits = if register == CPSR { 8 } else { 16 };
+        let text = format!("{:016x}", to.swap_bytes());
+        let answer = self.ask(&format!("P{register:x}={}", &text[..digits]))?;
+        ensure!(answer == b"OK", "GDB stub: cannot set register {register}");
         Ok(())
+    }
+
+    /// Reads an instruction where the CPU selected last has it.
+    pub fn word(&mut self, address: u64) -> Result<u32> {
+        let word = value(&self.ask(&format!("m{address:x},4"))?)?;
+        u32::try_from(word).context("GDB stub: not a word")
+    }
+
+    /// Sets or removes a hardware breakpoint.
+    pub fn breakpoint(&mut self, address: u64, set: bool) -> Result<()> {
+        let verb = if set { 'Z' } else { 'z' };
+        let answer = self.ask(&format!("{verb}1,{address:x},4"))?;
+        ensure!(answer == b"OK", "GDB stub: no breakpoint at {address:#x}");
+        Ok(())
+    }
+
+    /// Lets all CPUs run; [`Gdb::stopped`] waits for the end of that.
+    pub fn resume(&mut self) -> Result<()> {
+        self.send("vCont;c")
+    }
+
+    /// Waits until the machine stops; returns the CPU that stopped it.
+    pub fn stopped(&mut self) -> Result<u32> {
+        let answer = self.receive().context("GDB stub: the machine runs on")?;
+        stopped_cpu(&answer).context("GDB stub: not a stop reply")
+    }
+
+    /// Executes one instruction on one CPU; the others stand still.
+    pub fn step(&mut self, cpu: u32) -> Result<()> {
+        self.send(&format!("vCont;s:{:x}", cpu + 1))?;
+        self.stopped().map(drop)
+    }
+
+    /// Stops a running machine.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.socket.write_all(&[3]).context("GDB stub")?;
+        self.stopped().map(drop)
     }
 
     fn select(&mut self, cpu: u32) -> Result<()> {
@@ -164,21 +209,21 @@ impl Gdb {
     }
 
     fn ask(&mut self, request: &str) -> Result<Vec<u8>> {
+        self.send(request)?;
+        self.receive()
+            .with_context(|| format!("GDB stub: no answer to {request}"))
+    }
+
+    fn send(&mut self, request: &str) -> Result<()> {
         self.socket
             .write_all(encode(request).as_bytes())
-            .context("GDB stub")?;
-        loop {
-            let packet = self
-                .packet()
-                .with_context(|| format!("GDB stub: no answer to {request}"))?;
-            self.socket.write_all(b"+").context("GDB stub")?;
-            let answer = decode(&packet).context("GDB stub")?;
-            // A stop reply that was under way when we attached.
-            if answer.starts_with(b"T") && !request.starts_with('?') {
-                continue;
-            }
-            return Ok(answer);
-        }
+            .context("GDB stub")
+    }
+
+    fn receive(&mut self) -> Result<Vec<u8>> {
+        let packet = self.packet()?;
+        self.socket.write_all(b"+").context("GDB stub")?;
+        decode(&packet)
     }
 
     fn packet(&mut self) -> Result<Vec<u8>> {
@@ -232,6 +277,13 @@ mod tests {
         assert_eq!(value(b"8877665544332211").unwrap(), 0x1122_3344_5566_7788);
         assert_eq!(value(b"01000000").unwrap(), 1);
         assert!(value(b"E14").is_err());
+    }
+
+    #[test]
+    fn stop_replies_name_a_cpu() {
+        assert_eq!(stopped_cpu(b"T05thread:02;"), Some(1));
+        assert_eq!(stopped_cpu(b"T02thread:0a;"), Some(9));
+        assert_eq!(stopped_cpu(b"OK"), None);
     }
 
     #[test]

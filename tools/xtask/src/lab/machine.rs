@@ -15,10 +15,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::console::Console;
-use super::gdb::Gdb;
+use super::gdb::{CPSR, Gdb, PC};
 use super::layout;
 use super::profile::Profile;
 use super::qmp::Qmp;
+use super::touch::{Places, touch};
 
 /// The EL2 registers that a moment records, by architectural name.
 pub const REGISTERS: [&str; 8] = [
@@ -166,9 +167,8 @@ impl Machine {
         let mut gdb = Gdb::new(socket, ANSWER)?;
         let mut done = false;
         for cpu in 0..self.cpus {
-            let (_, cpsr) = gdb.position(cpu)?;
-            if cpsr & 0xf == EL2H {
-                gdb.set_position(cpu, pc)?;
+            if gdb.get(cpu, CPSR)? & 0xf == EL2H {
+                gdb.set(cpu, PC, pc)?;
                 done = true;
                 break;
             }
@@ -176,6 +176,26 @@ impl Machine {
         gdb.detach()?;
         self.qmp.cont()?;
         Ok(done)
+    }
+
+    /// For each CPU, which of `addresses` Xen can reach: see [`super::touch`].
+    /// The serial line's input must be turned to Xen: its debug key `d` makes
+    /// every CPU take an interrupt.
+    pub fn touch(
+        &mut self,
+        places: &Places,
+        addresses: &[u64],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<bool>>> {
+        self.qmp.stop()?;
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let console = &mut self.console;
+        let wake = || console.send(b"d");
+        let reached = touch(&mut gdb, places, self.cpus, addresses, deadline, wake)?;
+        gdb.detach()?;
+        self.qmp.cont()?;
+        Ok(reached)
     }
 
     /// Ends QEMU in an orderly way.

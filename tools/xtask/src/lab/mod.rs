@@ -6,7 +6,8 @@
 //! - [`device_tree`]: templates of `dts/` over QEMU's own tree; [`stub`] hands
 //!   it to Xen
 //! - [`machine`]: the QEMU process with its serial line ([`console`], taken
-//!   apart by [`demux`]), control ([`qmp`]) and registers ([`gdb`])
+//!   apart by [`demux`]), control ([`qmp`]) and registers ([`gdb`]);
+//!   [`touch`] makes every CPU try an address
 //! - [`session`]: what is asked of a booted system; [`audit`]: what its memory
 //!   says; [`report`]: what is kept
 //! - [`experiment`]: look, blow, look again; [`demo`] shows it, [`suite`] runs it
@@ -31,8 +32,9 @@ mod scenarios;
 mod session;
 mod stub;
 mod suite;
+mod touch;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 pub use self::demo::demo;
@@ -54,7 +56,7 @@ pub struct DemoOptions {
 #[derive(Args)]
 pub struct RunOptions {
     /// What to do once dom0 is up, in order: a shell command in dom0, `moment:NAME`, `key:K` (a
-    /// debug key of Xen), `d1:TEXT` (type a line to domain 1), or `beats` (await heartbeats)
+    /// debug key of Xen), `touch:ADDRESS` (a load at EL2 on every CPU), `d1:TEXT` (type a line to domain 1), or `beats` (await heartbeats)
     #[arg(long = "do", value_name = "ACTION")]
     actions: Vec<String>,
     /// Domains that moments claim to be protected
@@ -108,6 +110,12 @@ fn act(session: &mut Session, action: &str, protected: &[u16]) -> Result<bool> {
             for line in session.debug_key(key)? {
                 println!("    {line}");
             }
+        }
+        ("touch", _) => {
+            let digits = rest.trim_start_matches("0x");
+            let address = u64::from_str_radix(digits, 16)
+                .with_context(|| format!("{action}: an address is needed"))?;
+            println!("    reached, by CPU: {:?}", session.touch(&[address])?);
         }
         ("beats", _) => {
             for id in 1..=session.report.profile.domains.len() {

@@ -13,6 +13,7 @@ use super::initramfs::{BEGIN, END, READY};
 use super::machine::Machine;
 use super::profile::Profile;
 use super::report::Report;
+use super::touch::Places;
 
 /// How long a command in dom0 may take unless it says otherwise.
 pub const COMMAND: Duration = Duration::from_secs(40);
@@ -220,15 +221,21 @@ impl Session {
             session.focus(None)?;
             let start = session.look(|seen| seen.streams.lines.len())?;
             session.machine.console.send(key.to_string().as_bytes())?;
-            let lines = session.wait(&format!("debug key {key}"), COMMAND, |seen| {
-                let lines = &seen.streams.lines[start..];
-                let xen = lines.iter().filter(|line| line.source == Source::Xen);
-                let last = xen.clone().next_back()?;
-                let texts = || xen.clone().map(|line| line.text.clone()).collect();
-                (last.at.elapsed() >= SILENCE).then(texts)
-            })?;
+            let lines = session.silence(start, &format!("debug key {key}"))?;
             session.focus(Some(0))?;
             Ok(lines)
+        })
+    }
+
+    /// Waits until Xen, having said something since line `start`, is silent;
+    /// returns what it has said.
+    fn silence(&self, start: usize, name: &str) -> Result<Vec<String>> {
+        self.wait(name, COMMAND, |seen| {
+            let lines = &seen.streams.lines[start..];
+            let xen = lines.iter().filter(|line| line.source == Source::Xen);
+            let last = xen.clone().next_back()?;
+            let texts = || xen.clone().map(|line| line.text.clone()).collect();
+            (last.at.elapsed() >= SILENCE).then(texts)
         })
     }
 
@@ -347,6 +354,20 @@ impl Session {
             let domains = super::audit::domains(&moment, protected)?;
             write(&json!(domains))?;
             Ok(moment)
+        })
+    }
+
+    /// For each CPU, which of `addresses` a load at EL2 reaches, TLB included.
+    pub fn touch(&mut self, addresses: &[u64]) -> Result<Vec<Vec<bool>>> {
+        self.step("load at EL2 on every CPU", |session| {
+            let places = Places::find(&session.folder().join("xen-syms"))?;
+            let limit = session.limit("load at EL2 on every CPU", COMMAND);
+            session.focus(None)?;
+            let start = session.look(|seen| seen.streams.lines.len())?;
+            let reached = session.machine.touch(&places, addresses, limit.deadline)?;
+            session.silence(start, "after the loads")?;
+            session.focus(Some(0))?;
+            Ok(reached)
         })
     }
 

@@ -10,6 +10,7 @@
 //! - [`partial`]: blows that are early, partial, or on an odd system
 //! - [`holders`]: pages that somebody else has mapped
 //! - [`memory`]: sizes and shapes of RAM
+//! - [`stale`]: what the TLBs still know right after the lock
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
@@ -20,6 +21,7 @@ mod holders;
 mod memory;
 mod open;
 mod partial;
+mod stale;
 
 use std::time::Duration;
 
@@ -43,12 +45,13 @@ pub struct Group {
 }
 
 /// All groups, the long ones first, so that they do not come last alone.
-pub const GROUPS: [&[Group]; 6] = [
+pub const GROUPS: [&[Group]; 7] = [
     blown::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
     open::GROUPS,
     partial::GROUPS,
+    stale::GROUPS,
     fault::GROUPS,
 ];
 
