@@ -30,11 +30,16 @@ struct Arguments {
     #[arg(default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     mib: u32,
     /// Seed of the pattern
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = seed)]
     seed: u64,
     /// End after this many heartbeats
     #[arg(long)]
     beats: Option<u64>,
+}
+
+/// A number as the bare-metal canary takes it.
+fn seed(text: &str) -> Result<u64, &'static str> {
+    canary_core::script::number(text).ok_or("not a number; decimal, or hexadecimal with 0x")
 }
 
 const PERIOD: Duration = Duration::from_secs(1);
