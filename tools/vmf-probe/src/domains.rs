@@ -241,7 +241,8 @@ pub fn create(xen: &Xen, pages: usize) -> Result<String, Failure> {
 }
 
 fn fill(xen: &Xen, id: u16, pages: usize) -> Result<(), Failure> {
-    let kib = pages as u64 * 4;
+    // Room for a test that populates further pages.
+    let kib = pages as u64 * 8;
     domctl(xen, "max_mem", DOMCTL_MAX_MEM, id, &kib)?;
     let what = "set_paging_mempool_size";
     domctl(xen, what, DOMCTL_SET_PAGING_MEMPOOL_SIZE, id, &MEMPOOL)?;
