@@ -50,11 +50,11 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 stty -echo 2>/dev/null
 dmesg -n 1
-words=
+seed=1
 for word in $(cat /proc/cmdline); do
-    case "$word" in seed=*|hostile=*|after=*|mib=*) words="$words $word" ;; esac
+    case "$word" in seed=*) seed=${word#seed=} ;; esac
 done
-/bin/canary-linux $words </dev/null &
+/bin/canary-linux --seed $((seed)) </dev/null &
 while read -r word; do
     case "$word" in
         reboot) echo "lab: reboots"; reboot -f ;;

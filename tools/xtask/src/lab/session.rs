@@ -424,17 +424,21 @@ fn answer(dom0: &str, number: u32) -> Option<Output> {
     })
 }
 
-/// Sums a canary's lines up: `canary: heartbeat N pattern ok`, `canary: FAIL ...`.
+/// Sums a canary's lines up: `canary: heartbeat N pattern ok`, `canary: FAIL ...`,
+/// and the same of `canary-linux`.
 fn pulse<'a>(lines: impl Iterator<Item = &'a str>) -> Pulse {
     let mut pulse = Pulse {
         pattern: true,
         ..Pulse::default()
     };
     for line in lines {
-        if line.contains("canary: FAIL") {
+        if line.contains("canary: FAIL") || line.contains("canary-linux: FAIL") {
             pulse.pattern = false;
         }
-        let Some((_, rest)) = line.split_once("canary: heartbeat ") else {
+        let Some((_, rest)) = line
+            .split_once("canary: heartbeat ")
+            .or_else(|| line.split_once("canary-linux: heartbeat "))
+        else {
             continue;
         };
         let mut words = rest.split_whitespace();
@@ -482,6 +486,11 @@ mod tests {
         );
         assert!(!pulse(["canary: heartbeat 3 pattern broken"].into_iter()).pattern);
         assert!(!pulse(["canary: FAIL at 0x40"].into_iter()).pattern);
+        assert!(!pulse(["canary-linux: FAIL at 0x7f"].into_iter()).pattern);
+        assert_eq!(
+            pulse(["canary-linux: heartbeat 7 pattern ok"].into_iter()).last,
+            7
+        );
         // A line cut in two by a change of the console's focus is no evidence.
         assert_eq!(
             pulse(["canary: heart", "beat 4 pattern ok"].into_iter()).beats,

@@ -7,6 +7,7 @@
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
 //! - [`blown`]: a system after the blow: what its domains may still try
+//! - [`calls`]: dom0's hypercalls, one by one, before and after
 //! - [`partial`]: blows that are early, partial, or on an odd system
 //! - [`holders`]: pages that somebody else has mapped
 //! - [`memory`]: sizes and shapes of RAM
@@ -15,6 +16,7 @@
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
 mod blown;
+mod calls;
 pub mod cost;
 mod fault;
 mod holders;
@@ -45,8 +47,9 @@ pub struct Group {
 }
 
 /// All groups, the long ones first, so that they do not come last alone.
-pub const GROUPS: [&[Group]; 7] = [
+pub const GROUPS: [&[Group]; 8] = [
     blown::GROUPS,
+    calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
     open::GROUPS,

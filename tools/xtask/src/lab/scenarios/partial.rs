@@ -53,7 +53,7 @@ fn booting(session: &mut Session) -> Result<()> {
         session.pulse(LINUX)?.beats == 0,
         "the guest was up before the blow, so nothing is tested"
     );
-    session.wait_domain(LINUX, "canary: heartbeat", BOOT)?;
+    session.wait_domain(LINUX, "canary-linux: heartbeat", BOOT)?;
     guests_go_on(session)?;
     let moment = session.moment("after", &[LINUX, CANARY])?;
     audit::must_hold(&audit::check(&moment, Level::Lock)?)
