@@ -30,7 +30,7 @@
 //! | `EXDEV` | an ITS is in use |
 //! | `ENODEV` | a device is assigned to the domain |
 //! | `ENOMEM` | the xenheap has no room for the tables that are needed |
-//! | `E2BIG` | lock with more domains than the frozen page has room for (512) |
+//! | `E2BIG` | lock with a domain whose VMID is 500 or more, for which the frozen page has no room |
 //! | `EIO` | the plan of the lock did not pass its check; nothing was changed |
 #![no_std]
 #![allow(
