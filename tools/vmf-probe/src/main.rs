@@ -8,6 +8,7 @@
 //! * [`public`]: numbers and layouts of Xen 4.20's public headers;
 //! * [`xen`]: buffers that Xen can reach, and the hypercalls;
 //! * [`map`]: foreign and grant mappings, by the drivers of Linux;
+//! * [`raw`]: the same, asked of Xen itself;
 //! * [`domains`]: domctl, sysctl, memory_op;
 //! * [`balloon`]: Linux's own balloon.
 
@@ -15,6 +16,7 @@ mod balloon;
 mod domains;
 mod map;
 mod public;
+mod raw;
 mod xen;
 
 use std::process::ExitCode;
@@ -65,6 +67,23 @@ enum Command {
     },
     /// Copy from a page that a domain grants (GNTTABOP_copy)
     GnttabCopy { domain: u16, reference: u32 },
+    /// Map a page of a domain at a free frame of dom0, past Linux's drivers
+    RawForeignMap {
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+        /// Frame of dom0 that holds nothing
+        #[arg(default_value = "0x3c0000", value_parser = number)]
+        at: u64,
+    },
+    /// Map a granted page at a free frame of dom0, past Linux's drivers
+    RawGrantMap {
+        domain: u16,
+        reference: u32,
+        /// Frame of dom0 that holds nothing
+        #[arg(default_value = "0x3c0000", value_parser = number)]
+        at: u64,
+    },
     /// Give a domain new pages at a guest frame
     Populate {
         #[arg(value_parser = domain)]
@@ -166,6 +185,12 @@ fn run(command: &Command) -> Result<String, Failure> {
             hold,
         } => map::grant(domain, reference, hold),
         Command::GnttabCopy { domain, reference } => map::copy(domain, reference),
+        Command::RawForeignMap { domain, gfn, at } => raw::foreign(&xen, domain, gfn, at),
+        Command::RawGrantMap {
+            domain,
+            reference,
+            at,
+        } => raw::grant(&xen, domain, reference, at),
         Command::Populate { domain, gfn, count } => domains::populate(&xen, domain, gfn, count),
         Command::Decrease { domain, gfn, count } => domains::decrease(&xen, domain, gfn, count),
         Command::Create { pages } => domains::create(&xen, pages),

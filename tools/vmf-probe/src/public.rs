@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// xen.h.
 pub const HYPERVISOR_MEMORY_OP: u32 = 12;
 pub const HYPERVISOR_XEN_VERSION: u32 = 17;
+pub const HYPERVISOR_GRANT_TABLE_OP: u32 = 20;
 pub const HYPERVISOR_EVENT_CHANNEL_OP: u32 = 32;
 pub const HYPERVISOR_SYSCTL: u32 = 35;
 pub const HYPERVISOR_DOMCTL: u32 = 36;
@@ -21,6 +22,9 @@ pub const XENVER_CHANGESET: u64 = 4;
 /// memory.h.
 pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
 pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+pub const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
+pub const XENMEM_ADD_TO_PHYSMAP_BATCH: u64 = 23;
+pub const XENMAPSPACE_GMFN_FOREIGN: u16 = 4;
 
 /// event_channel.h.
 pub const EVTCHNOP_CLOSE: u64 = 3;
@@ -51,6 +55,9 @@ pub const SYSCTL_DEBUG_KEYS: u32 = 7;
 
 /// grant_table.h.
 pub const GNTCOPY_SOURCE_GREF: u16 = 1;
+pub const GNTTABOP_MAP_GRANT_REF: u64 = 0;
+pub const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;
+pub const GNTMAP_HOST_MAP: u32 = 1 << 1;
 
 /// `struct xen_domctl`, its union as bytes.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -212,3 +219,53 @@ pub struct AllocUnbound {
     pub port: u32,
 }
 const _: () = assert!(size_of::<AllocUnbound>() == 8);
+
+/// `struct xen_add_to_physmap_batch`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AddToPhysmapBatch {
+    pub domid: u16,
+    pub space: u16,
+    pub size: u16,
+    pub foreign_domid: u16,
+    pub idxs: u64,
+    pub gpfns: u64,
+    pub errs: u64,
+}
+const _: () = assert!(size_of::<AddToPhysmapBatch>() == 32);
+
+/// `struct xen_remove_from_physmap`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RemoveFromPhysmap {
+    pub domid: u16,
+    pub pad: [u16; 3],
+    pub gpfn: u64,
+}
+const _: () = assert!(size_of::<RemoveFromPhysmap>() == 16);
+
+/// `struct gnttab_map_grant_ref`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MapGrantRef {
+    pub host_addr: u64,
+    pub flags: u32,
+    pub reference: u32,
+    pub dom: u16,
+    pub status: i16,
+    pub handle: u32,
+    pub dev_bus_addr: u64,
+}
+const _: () = assert!(size_of::<MapGrantRef>() == 32);
+
+/// `struct gnttab_unmap_grant_ref`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UnmapGrantRef {
+    pub host_addr: u64,
+    pub dev_bus_addr: u64,
+    pub handle: u32,
+    pub status: i16,
+    pub pad: u16,
+}
+const _: () = assert!(size_of::<UnmapGrantRef>() == 24);
