@@ -190,7 +190,12 @@ fn set_way(name: &str, clock: &Clock) {
                 let way = if ways == 0 { 0 } else { way << way_shift };
                 let operand = way | (set << line_shift) | (level << 1);
                 // SAFETY: cleans before it invalidates: nothing is lost.
-                unsafe { asm!("dc cisw, {}", in(reg) operand, options(nostack)) };
+                let done =
+                    catch(|| unsafe { asm!("dc cisw, {}", in(reg) operand, options(nostack)) });
+                if let Err(abort) = done {
+                    say!("{name}: refused after {operations} operations: {abort}");
+                    return;
+                }
                 operations += 1;
             }
         }

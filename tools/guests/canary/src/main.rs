@@ -44,7 +44,7 @@
 //! | `badptr` | hypercalls with pointers to its own memory | `xen_version R "…"`, `console_io R`, `sched_op R` |
 //! | `unmapped[:ADDRESS]` | loads from an address that nothing answers | `ADDRESS abort esr=… far=…`, or `ADDRESS read V` |
 //! | `isv0` | loads without syndrome from GICD and UART | `gicd\|uart post-indexed\|pair read V` or `… abort esr=… far=…` |
-//! | `setway` | DC CISW over all sets and ways | `N operations in T us` |
+//! | `setway` | DC CISW over all sets and ways | `N operations in T us`, or `refused after N operations: abort esr=… far=…` |
 //! | `smc` | PSCI_VERSION by SMC and HVC | `smc psci version V` (or `abort`), `hvc psci version V` |
 //! | `reboot`, `poweroff` | PSCI SYSTEM_RESET, SYSTEM_OFF | `now`; `refused R` if it comes back |
 //! | `grant[:DOM]` | grants a page to DOM (0) | `ref R gfn G to domain D`; the page begins with 0x63616e6172790000 |
