@@ -10,7 +10,7 @@
 
 #include <xen/types.h>
 
-struct Window;
+struct vmf_window;
 
 /*
  * Level-3 tables of a CPU's window.
@@ -42,7 +42,7 @@ uint64_t vmf_xenheap_pages(uint64_t ram, uint64_t megabytes);
  * window points to VMF_WINDOW_STATE_BYTES bytes, aligned to 8, that
  * nobody uses yet; tables to as many frames.
  */
-void vmf_window_init(struct Window *window,
+void vmf_window_init(struct vmf_window *window,
                      uint64_t base,
                      const uint64_t *tables);
 
@@ -58,7 +58,7 @@ uint32_t vmf_system_slot(uint32_t index);
  * Safety:
  * window is this CPU's.
  */
-uint64_t vmf_window_map(struct Window *window, uint64_t mfn);
+uint64_t vmf_window_map(struct vmf_window *window, uint64_t mfn);
 
 /*
  * Ends the use of an address from vmf_window_map; false if it is not
@@ -67,7 +67,7 @@ uint64_t vmf_window_map(struct Window *window, uint64_t mfn);
  * Safety:
  * window is this CPU's.
  */
-bool vmf_window_unmap(struct Window *window, uint64_t va);
+bool vmf_window_unmap(struct vmf_window *window, uint64_t va);
 
 /*
  * The frame behind an address from vmf_window_map, ~0 if there is
@@ -76,7 +76,7 @@ bool vmf_window_unmap(struct Window *window, uint64_t va);
  * Safety:
  * window is this CPU's.
  */
-uint64_t vmf_window_frame(struct Window *window, uint64_t va);
+uint64_t vmf_window_frame(struct vmf_window *window, uint64_t va);
 
 /*
  * Whether vmf_op knows the command.

@@ -15,7 +15,7 @@ use crate::site::Site;
 const DIRECTORY: &str = "xen-vmf/include";
 
 /// Types of the crate that C holds pointers to and never looks into.
-const OPAQUE: [(&str, &str); 1] = [("Window", "Window")];
+const OPAQUE: [(&str, &str); 1] = [("Window", "vmf_window")];
 /// What the names of Xen's accessors begin with.
 const ACCESSOR: &str = "vmf_c_";
 
@@ -200,9 +200,9 @@ mod tests {
         let text = generate(&header).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(text.contains("#define VMF_BIT (1 << 3)"), "{text}");
-        let prototype = "/*\n * Does it.\n */\nint64_t vmf_do(struct Window *at, size_t len);";
+        let prototype = "/*\n * Does it.\n */\nint64_t vmf_do(struct vmf_window *at, size_t len);";
         assert!(text.contains(prototype), "{text}");
-        assert!(text.contains("struct Window;"), "{text}");
+        assert!(text.contains("struct vmf_window;"), "{text}");
         assert!(!text.contains("vmf_c_given"), "{text}");
         assert!(text.contains("#include <xen/types.h>"), "{text}");
     }
