@@ -19,6 +19,7 @@
 //! | `0x80000`, `0x40000` | second bank, one 1 GiB block of the directmap |
 #![allow(dead_code, reason = "each test binary uses a part of the model")]
 
+pub mod locked;
 pub mod machine;
 
 use std::cell::{Cell, RefCell};

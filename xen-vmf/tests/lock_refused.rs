@@ -1,0 +1,153 @@
+//! `lock` that is refused: each reason, and that nothing has changed. No test
+//! in this binary gets the machine locked.
+
+mod model;
+
+use model::machine::{S2_RAM, Sim};
+use model::{IMAGE, Op, RAM, STATIC, frames};
+use xen_vmf::error::Error;
+use xen_vmf::fuse;
+use xen_vmf::machine::DomainFlags;
+
+fn ready(all: bool) -> Sim {
+    let sim = Sim::new(all);
+    fuse::protect(&sim, 1).expect("protected");
+    sim
+}
+
+fn refused(sim: &Sim, why: Error) {
+    let before = sim.picture();
+    let result = fuse::lock(sim, &mut |_, _| ());
+    assert_eq!(result.err(), Some(why));
+    assert!(before == sim.picture(), "{why:?} has changed something");
+    assert!(!xen_vmf::state::locked());
+    assert!(!sim.ops().contains(&Op::DestroyWindows));
+}
+
+#[test]
+fn each_obstacle_is_named() {
+    for all in [false, true] {
+        refused(&Sim::new(all), Error::Nothing);
+        let sim = ready(all);
+        sim.its.set(true);
+        refused(&sim, Error::Its);
+        sim.offline.set(1);
+        refused(&sim, Error::Again);
+        sim.its.set(false);
+        refused(&sim, Error::Again);
+    }
+}
+
+#[test]
+fn an_obstacle_that_comes_up_late_is_seen() {
+    let late: [(fn(&Sim), Error); 4] = [
+        (|s| s.offline.set(1), Error::Again),
+        (|s| s.its.set(true), Error::Its),
+        (
+            |s| s.change(1, |d| d.domain.flags -= DomainFlags::PROTECTED),
+            Error::Nothing,
+        ),
+        (|s| s.freeze_fails.set(true), Error::TooManyDomains),
+    ];
+    for all in [false, true] {
+        for (race, why) in late {
+            let sim = ready(all);
+            let undo = sim.doms.borrow()[&1].domain.flags;
+            *sim.before_stop.borrow_mut() = Some(Box::new(race));
+            let before = sim.picture();
+            assert_eq!(fuse::lock(&sim, &mut |_, _| ()).err(), Some(why));
+            sim.change(1, |d| d.domain.flags = undo);
+            assert!(before == sim.picture(), "{why:?}");
+        }
+    }
+}
+
+#[test]
+fn no_memory_at_any_allocation() {
+    for all in [false, true] {
+        // One that gets as far as the rendezvous, to count allocations.
+        let sim = ready(all);
+        sim.freeze_fails.set(true);
+        sim.asked.set(0);
+        refused(&sim, Error::TooManyDomains);
+        for n in 0..sim.asked.get() {
+            let sim = ready(all);
+            sim.asked.set(0);
+            sim.fail_at.set(Some(n));
+            refused(&sim, Error::NoMemory);
+        }
+    }
+}
+
+#[test]
+fn stray_leaves_are_found_and_counted() {
+    let table = |s: &Sim| s.doms.borrow()[&5].domain.root.frame.get();
+    let frames: [(&str, &dyn Fn(&Sim) -> u64); 6] = [
+        ("protected", &|_| 0x52001),
+        ("image", &|_| IMAGE.start.get() + 2),
+        ("static table", &|_| STATIC),
+        ("frametable", &|_| model::FRAMETABLE.end() - 1),
+        ("stage-2 table", &table),
+        ("window table", &|s| s.window_tables[7]),
+    ];
+    for (what, frame) in frames {
+        // Valid or not, early or late.
+        for valid in [0, 1] {
+            let sim = ready(false);
+            assert_eq!(fuse::stray_leaves(&sim), Ok(0));
+            let root = sim.doms.borrow()[&5].domain.root;
+            let bits = S2_RAM & !1 | valid | frame(&sim) << 12;
+            sim.map_guest(&root, 0x30001, 3, bits);
+            let found = fuse::stray_leaves(&sim).expect("counted");
+            assert!(found >= 1, "{what}");
+            refused(&sim, Error::SharedPages);
+            assert!(sim.buffers.borrow().is_empty());
+        }
+    }
+    let sim = ready(true);
+    *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
+        let root = s.doms.borrow()[&0].domain.root;
+        s.map_guest(&root, 0x50001, 3, S2_RAM | 0x52001 << 12);
+    }));
+    let result = fuse::lock(&sim, &mut |_, _| ());
+    assert_eq!(result.err(), Some(Error::SharedPages));
+    assert!(sim.buffers.borrow().is_empty() && !xen_vmf::state::locked());
+}
+
+#[test]
+fn an_unknown_stage_2_type_is_not_taken_for_something_else() {
+    let sim = ready(false);
+    let root = sim.doms.borrow()[&5].domain.root;
+    sim.map_guest(&root, 0x30001, 3, 13 << 55 | 3 | 0x54000 << 12);
+    refused(&sim, Error::Unsound);
+    assert_eq!(fuse::stray_leaves(&sim), Err(Error::Unsound));
+}
+
+#[test]
+fn domains_that_change_between_dry_run_and_rendezvous() {
+    // Far more runs of protected pages than there is room for.
+    for all in [false, true] {
+        let sim = ready(all);
+        *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
+            let more = (0..200).map(|i| 0x58000 + 2 * i);
+            s.change(1, |d| d.pages.extend(more));
+        }));
+        refused(&sim, Error::Again);
+        let sim = ready(all);
+        *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
+            (0..200).for_each(|i| s.own(5, 0x58000 + 2 * i..0x58001 + 2 * i));
+        }));
+        let result = fuse::lock(&sim, &mut |_, _| ());
+        assert_eq!(result.err(), Some(Error::Again));
+        assert!(sim.buffers.borrow().is_empty());
+    }
+}
+
+#[test]
+fn the_model_has_something_to_lock() {
+    // Guards the tests above: before the lock, tables are mapped.
+    let sim = ready(true);
+    let tables = sim.table_frames();
+    assert!(tables.iter().filter(|t| sim.memory.reaches(**t)).count() > 20);
+    assert!(frames(&RAM).len() == 0x80000);
+}
