@@ -89,17 +89,17 @@ pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
 
 /// The first thing in the way of protecting `domain`.
 pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), Error> {
-    if domain.flags.contains(DomainFlags::PROTECTED) {
-        return Err(Error::Done);
-    }
-    if state::locked() {
-        return Err(Error::Locked);
-    }
     if domain
         .flags
         .intersects(DomainFlags::CONTROL | DomainFlags::HARDWARE)
     {
         return Err(Error::ControlDomain);
+    }
+    if domain.flags.contains(DomainFlags::PROTECTED) {
+        return Err(Error::Done);
+    }
+    if state::locked() {
+        return Err(Error::Locked);
     }
     if domain.flags.contains(DomainFlags::DYING) {
         return Err(Error::Dying);
