@@ -127,7 +127,7 @@ impl Window {
     }
 
     /// Maps `mfn` and returns its address.
-    #[inline]
+    #[inline(always)]
     pub fn map<H: Hardware>(&mut self, hw: &mut H, mfn: Mfn) -> Result<Vaddr, Refusal> {
         let tag = mfn.get() / REGION_PAGES;
         let page = (mfn.get() % REGION_PAGES) as usize;
@@ -136,8 +136,8 @@ impl Window {
             let index = (home + probe) % REGIONS;
             if self.regions[index].tag == tag {
                 let slot = index * REGION_PAGES as usize + page;
+                // Left out when the region was filled; free by now?
                 if !hw.read(self.base, slot).is_valid() {
-                    // Left out when the region was filled; free by now?
                     self.fill_one(hw, slot, mfn)?;
                 }
                 self.regions[index].refs += 1;
@@ -147,6 +147,7 @@ impl Window {
         self.miss(hw, mfn, tag, page, home)
     }
 
+    #[cold]
     fn fill_one<H: Hardware>(&self, hw: &mut H, slot: usize, mfn: Mfn) -> Result<(), Refusal> {
         if !hw.may_map(mfn) {
             return Err(Refusal::Forbidden);
