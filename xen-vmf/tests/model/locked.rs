@@ -118,7 +118,7 @@ fn order(sim: &Sim) {
     let mut live = sim.memory.live();
     // New tables are filled before they are linked.
     live.retain(|frame, _| !sim.spare.borrow().contains(frame));
-    let edits = ops.iter().enumerate().skip(stop);
+    let mut edits = ops.iter().enumerate().skip(stop);
     let first_edit = edits
         .clone()
         .find(|(_, o)| matches!(o, Op::Write { frame, .. } if live.contains_key(frame)))
@@ -128,8 +128,7 @@ fn order(sim: &Sim) {
         "the page is written while it can be"
     );
     let last_write = edits
-        .filter(|(_, o)| matches!(o, Op::Write { .. }))
-        .next_back()
+        .rfind(|(_, o)| matches!(o, Op::Write { .. }))
         .expect("a write");
     // The model writes the own system slots last.
     assert!(last(Op::DestroyWindows) < last_write.0);
