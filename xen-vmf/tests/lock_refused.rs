@@ -9,6 +9,9 @@ use xen_vmf::error::Error;
 use xen_vmf::fuse;
 use xen_vmf::machine::DomainFlags;
 
+type Race = fn(&Sim);
+type Frame<'a> = &'a dyn Fn(&Sim) -> u64;
+
 fn ready(all: bool) -> Sim {
     let sim = Sim::new(all);
     fuse::protect(&sim, 1).expect("protected");
@@ -40,7 +43,7 @@ fn each_obstacle_is_named() {
 
 #[test]
 fn an_obstacle_that_comes_up_late_is_seen() {
-    let late: [(fn(&Sim), Error); 4] = [
+    let late: [(Race, Error); 4] = [
         (|s| s.offline.set(1), Error::Again),
         (|s| s.its.set(true), Error::Its),
         (
@@ -82,7 +85,7 @@ fn no_memory_at_any_allocation() {
 #[test]
 fn stray_leaves_are_found_and_counted() {
     let table = |s: &Sim| s.doms.borrow()[&5].domain.root.frame.get();
-    let frames: [(&str, &dyn Fn(&Sim) -> u64); 6] = [
+    let frames: [(&str, Frame); 6] = [
         ("protected", &|_| 0x52001),
         ("image", &|_| IMAGE.start.get() + 2),
         ("static table", &|_| STATIC),
