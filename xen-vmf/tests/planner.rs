@@ -167,7 +167,10 @@ fn groups_are_whole(memory: &Memory) {
     }
 }
 
-fn strategy() -> impl Strategy<Value = (Vec<u8>, bool, Vec<(u64, u64)>, Vec<u64>)> {
+/// Groups, whether there is a 1 GiB block, what goes, what is frozen.
+type Scene = (Vec<u8>, bool, Vec<(u64, u64)>, Vec<u64>);
+
+fn strategy() -> impl Strategy<Value = Scene> {
     let frame = prop_oneof![0..6 * GROUP, level_pages(1)..level_pages(1) + 4096];
     let aligned = (0..6 * GROUP / 512, 1..20u64).prop_map(|(f, n)| (f * 512, n * 512));
     let gone = prop_oneof![
