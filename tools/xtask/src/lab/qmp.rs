@@ -34,8 +34,7 @@ impl Qmp {
 
     /// Runs one command and returns its result; events in between are dropped.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.output, "{request}").with_context(|| format!("QMP {command}"))?;
+        self.send(command, arguments)?;
         loop {
             let mut answer = self.receive(command)?;
             if let Some(error) = answer.get("error") {
@@ -60,9 +59,9 @@ impl Qmp {
         self.execute("cont", json!({})).map(drop)
     }
 
-    /// Ends QEMU.
+    /// Ends QEMU. It may be gone before its answer is out, so none is awaited.
     pub fn quit(&mut self) -> Result<()> {
-        self.execute("quit", json!({})).map(drop)
+        self.send("quit", json!({}))
     }
 
     /// Writes all physical memory to an ELF file.
@@ -73,6 +72,18 @@ impl Qmp {
             json!({ "paging": false, "protocol": protocol }),
         )
         .map(drop)
+    }
+
+    /// In one piece: QEMU acts on the closing brace, and `quit` leaves nobody
+    /// to take what is written after it.
+    fn send(&mut self, command: &str, arguments: Value) -> Result<()> {
+        let request = format!(
+            "{}\n",
+            json!({ "execute": command, "arguments": arguments })
+        );
+        self.output
+            .write_all(request.as_bytes())
+            .with_context(|| format!("QMP {command}"))
     }
 
     fn receive(&mut self, what: &str) -> Result<Value> {

@@ -1,7 +1,7 @@
 //! Pages of a domU that somebody else has mapped: they stand in the way, are
 //! named, and nothing changes.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::{CANARY, Group, LINUX, canary, dom0_goes_on, ends, guests_go_on, state_is};
 use crate::lab::experiment;
@@ -37,8 +37,10 @@ pub const GROUPS: &[Group] = &[
 
 /// A frame in the middle of the Linux domU's memory (GUEST_RAM0_BASE is 1 GiB).
 const GFN: &str = "0x42000";
-/// What a mapping of its pages is called.
-const MAPPED: &str = "mapped by another domain";
+/// The bare-metal canary's first grant reference.
+const REFERENCE: u32 = 8;
+/// How `vmfctl` names one mapping of its pages.
+const MAPPED: &str = "another domain has mapped (grants or foreign mappings): 1";
 
 /// Starts a probe that keeps a mapping, and waits until it has it.
 fn hold(session: &mut Session, what: &str) -> Result<()> {
@@ -54,40 +56,60 @@ fn hold(session: &mut Session, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ends that probe, and with it the mapping.
-fn release(session: &mut Session) -> Result<()> {
+/// Ends every probe that keeps a mapping, and waits until `domain` has none:
+/// Linux gives a page back somewhat later where a process has it in use.
+fn release(session: &mut Session, domain: u16) -> Result<()> {
     session
-        .must("killall vmf-probe; while pidof vmf-probe >/dev/null; do sleep 0.1; done")
+        .must(&format!(
+            "killall vmf-probe 2>/dev/null; while pidof vmf-probe >/dev/null; do sleep 0.1; done; \
+             n=0; until vmfctl check {domain} >/tmp/check; do \
+             n=$((n+1)); [ $n -lt 20 ] || {{ cat /tmp/check; false; break; }}; sleep 0.2; done"
+        ))
         .map(drop)
+}
+
+/// With this mapping the blow is refused, with its reason; without it nothing
+/// is in the way.
+fn in_the_way(session: &mut Session, domain: u16, mapping: &str) -> Result<()> {
+    session.must(&format!("vmfctl check {domain}"))?;
+    hold(session, mapping)?;
+    let refused = ends(
+        session,
+        &format!("vmfctl blow --yes {domain}"),
+        1,
+        &[MAPPED, "nothing was done"],
+    )
+    .and_then(|_| state_is(session, "open"));
+    release(session, domain)?;
+    refused
 }
 
 fn foreign(session: &mut Session) -> Result<()> {
     guests_go_on(session)?;
-    hold(session, &format!("foreign-map {LINUX} {GFN}"))?;
-    ends(session, &format!("vmfctl blow --yes {LINUX}"), 1, &[MAPPED])?;
-    state_is(session, "open")?;
-    release(session)?;
-    session.must(&format!("vmfctl check {LINUX}")).map(drop)
+    in_the_way(session, LINUX, &format!("foreign-map {LINUX} {GFN}"))
+}
+
+/// The mappings that dom0 asks Xen itself for, without Linux's help.
+fn raw() -> [String; 3] {
+    [
+        format!("raw-foreign-map {LINUX} {GFN}"),
+        format!("raw-grant-map {CANARY} {REFERENCE}"),
+        format!("gnttab-copy {CANARY} {REFERENCE}"),
+    ]
 }
 
 fn grant(session: &mut Session) -> Result<()> {
     let line = canary(session, "grant")?;
-    let reference = line
-        .strip_prefix("ref ")
-        .and_then(|rest| rest.split_whitespace().next());
-    let Some(reference) = reference else {
-        bail!("canary: grant: {line}");
-    };
-    hold(session, &format!("grant-map {CANARY} {reference}"))?;
-    ends(
-        session,
-        &format!("vmfctl blow --yes {CANARY}"),
-        1,
-        &[MAPPED],
-    )?;
-    state_is(session, "open")?;
-    release(session)?;
-    session.must(&format!("vmfctl check {CANARY}")).map(drop)
+    ensure!(
+        line.starts_with(&format!("ref {REFERENCE} ")),
+        "canary: grant: {line}"
+    );
+    in_the_way(session, CANARY, &format!("grant-map {CANARY} {REFERENCE}"))?;
+    // What is refused afterwards succeeds before.
+    for map in raw() {
+        session.must(&format!("vmf-probe {map}"))?;
+    }
+    Ok(())
 }
 
 fn free(session: &mut Session) -> Result<()> {
@@ -96,8 +118,14 @@ fn free(session: &mut Session) -> Result<()> {
 }
 
 fn none_afterwards(session: &mut Session) -> Result<()> {
-    let map = format!("vmf-probe foreign-map {LINUX} {GFN}");
-    ends(session, &map, 1, &["error="])?;
+    state_is(session, "locked")?;
+    let drivers = [
+        format!("foreign-map {LINUX} {GFN}"),
+        format!("grant-map {CANARY} {REFERENCE}"),
+    ];
+    for map in raw().into_iter().chain(drivers) {
+        ends(session, &format!("vmf-probe {map}"), 1, &["error="])?;
+    }
     guests_go_on(session)?;
     dom0_goes_on(session)
 }
