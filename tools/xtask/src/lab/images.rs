@@ -121,7 +121,8 @@ impl Images {
             &nodes,
         )
         .with_context(|| profile.device_tree.clone())?;
-        let machine = device_tree::machine_source(&machine_arguments(profile), folder)?;
+        let described = machine_arguments(profile, profile.cpus + profile.dead_cpus);
+        let machine = device_tree::machine_source(&described, folder)?;
         let source = folder.join("system.dts");
         write(&source, format!("{machine}\n{system}").as_bytes())?;
         let blob = folder.join("system.dtb");

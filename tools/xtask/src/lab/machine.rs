@@ -56,8 +56,8 @@ pub struct Machine {
     cpus: u32,
 }
 
-/// QEMU's arguments that decide which machine it is.
-pub fn machine_arguments(profile: &Profile) -> Vec<String> {
+/// QEMU's arguments that decide which machine it is, with this many CPUs.
+pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
     let mut words: Vec<String> = [
         "-nodefaults",
         "-display",
@@ -71,7 +71,7 @@ pub fn machine_arguments(profile: &Profile) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     words.push(profile.cpu.to_string());
-    words.extend(["-smp".to_owned(), profile.cpus.to_string()]);
+    words.extend(["-smp".to_owned(), cpus.to_string()]);
     words.extend(["-m".to_owned(), format!("{}M", profile.ram_mib())]);
     if let Some(shift) = profile.icount {
         words.extend(["-icount".to_owned(), format!("shift={shift}")]);
@@ -84,7 +84,7 @@ impl Machine {
     /// the first byte on.
     pub fn start(profile: &Profile, loads: &[Load], folder: &Path) -> Result<Self> {
         let sockets = socket_folder()?;
-        let mut words = machine_arguments(profile);
+        let mut words = machine_arguments(profile, profile.cpus);
         for load in loads {
             words.push("-device".to_owned());
             words.push(format!(

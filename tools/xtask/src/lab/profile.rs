@@ -29,6 +29,10 @@ pub struct Profile {
     pub cpu: Cpu,
     /// Number of CPUs.
     pub cpus: u32,
+    /// Further CPUs that the device tree has and the machine lacks: Xen cannot
+    /// bring them up.
+    #[serde(default)]
+    pub dead_cpus: u32,
     /// Banks of RAM, in ascending order; what lies between two is not given to Xen.
     pub banks: Vec<Bank>,
     /// Scheduler.
@@ -202,9 +206,10 @@ impl Profile {
     /// Checks what the structure alone cannot promise.
     pub fn validate(&self) -> Result<()> {
         ensure!(
-            (1..=8).contains(&self.cpus),
-            "cpus = {}: 1 to 8 are possible",
-            self.cpus
+            self.cpus > 0 && self.cpus + self.dead_cpus <= 8,
+            "cpus = {}, dead_cpus = {}: 1 to 8 are possible",
+            self.cpus,
+            self.dead_cpus
         );
         ensure!(!self.banks.is_empty(), "no bank of RAM");
         ensure!(

@@ -36,7 +36,10 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "cpus-offline",
-        system: |profile| profile.xen_arguments = "maxcpus=2".to_owned(),
+        system: |profile| {
+            profile.cpus = 2;
+            profile.dead_cpus = 1;
+        },
         tests: &[("lock-is-refused", cpus_offline)],
     },
 ];
@@ -81,6 +84,8 @@ fn other_goes_on(session: &mut Session) -> Result<()> {
 }
 
 fn cpus_offline(session: &mut Session) -> Result<()> {
+    // The premise.
+    session.wait_xen("Failed to bring up CPU", BOOT)?;
     session.beats(CANARY, 1)?;
     let command = format!("vmfctl blow --yes {CANARY}");
     ends(session, &command, 1, &["not online"])?;
