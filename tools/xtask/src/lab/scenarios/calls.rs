@@ -2,9 +2,10 @@
 //! control domain does to domains and memory, before and after.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::unchanged;
-use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is};
+use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, status};
 use crate::lab::experiment;
 use crate::lab::session::Session;
 
@@ -19,7 +20,8 @@ pub const GROUPS: &[Group] = &[Group {
         ("each-refusal-has-its-error", refusals),
         ("no-domain-comes-afterwards", none_comes),
         ("a-domain-goes-afterwards", goes),
-        ("no-memory-moves-afterwards", memory),
+        ("no-memory-comes-afterwards", memory),
+        ("no-memory-goes-afterwards", taken),
         ("guests-go-on", guests_go_on),
     ],
 }];
@@ -124,7 +126,7 @@ fn goes(session: &mut Session) -> Result<()> {
 fn memory(session: &mut Session) -> Result<()> {
     for call in [
         format!("populate {LINUX} 0x60000"),
-        format!("decrease {LINUX} 0x42000"),
+        format!("populate {CANARY} 0x60000"),
         "balloon 256".to_owned(),
     ] {
         let output = session.run(&format!("vmf-probe {call}"))?;
@@ -137,4 +139,32 @@ fn memory(session: &mut Session) -> Result<()> {
         dom0_goes_on(session)?;
     }
     Ok(())
+}
+
+/// The canaries fill nearly all of their memory: the middle of it, as a frame.
+const IN_USE: [(u16, u64); 2] = [(LINUX, 0x4_4000), (CANARY, 0x4_1000)];
+
+/// A page that is taken away stays: the call succeeds, the page counts as
+/// leaked, and its domain has it as before.
+fn taken(session: &mut Session) -> Result<()> {
+    for (domain, gfn) in IN_USE {
+        let before = status(session)?;
+        session.must(&format!("vmf-probe decrease {domain} {gfn:#x}"))?;
+        let after = status(session)?;
+        let leaked = |status: &Value| status["counters"]["leaked_pages"].as_u64();
+        ensure!(
+            leaked(&before).map(|pages| pages + 1) == leaked(&after),
+            "leaked pages: {:?}, then {:?}",
+            leaked(&before),
+            leaked(&after)
+        );
+        ensure!(
+            before["domains"] == after["domains"],
+            "the domains were {}, and are {}",
+            before["domains"],
+            after["domains"]
+        );
+    }
+    guests_go_on(session)?;
+    dom0_goes_on(session)
 }
