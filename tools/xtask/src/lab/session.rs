@@ -22,6 +22,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(40);
 /// How long dom0 may take to its prompt.
 pub const BOOT: Duration = Duration::from_secs(120);
 
+/// How much of a step's name a line of progress shows.
+const PROGRESS: usize = 64;
+
 /// How long Xen is silent when a debug key's output is complete.
 pub const SILENCE: Duration = Duration::from_millis(1500);
 
@@ -98,7 +101,9 @@ impl Session {
         let result = body(self);
         self.report.step(name, start, &result)?;
         if self.progress && result.is_ok() {
-            println!("  {:6.1}s  {name}", start.elapsed().as_secs_f64());
+            let short: String = name.chars().take(PROGRESS).collect();
+            let more = if short == name { "" } else { "..." };
+            println!("  {:6.1}s  {short}{more}", start.elapsed().as_secs_f64());
         }
         result
     }

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::holders::{hold, release};
 use super::unchanged;
 use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, status};
 use crate::lab::experiment;
@@ -15,6 +16,7 @@ pub const GROUPS: &[Group] = &[Group {
     system: unchanged,
     tests: &[
         ("each-bad-input-has-its-error", bad_input),
+        ("half-a-domain-has-its-error", half),
         ("domains-come-and-go-before", come_and_go),
         ("blow", blow),
         ("each-refusal-has-its-error", refusals),
@@ -30,6 +32,9 @@ pub const GROUPS: &[Group] = &[Group {
 const PROTECT: u32 = 2;
 /// As above.
 const LOCK: u32 = 3;
+
+/// The first frame of a guest's memory.
+const FIRST: &str = "0x40000";
 
 /// Each call must end with this error.
 fn errors(session: &mut Session, calls: &[(&str, &str)]) -> Result<()> {
@@ -70,6 +75,22 @@ fn create(session: &mut Session) -> Result<u16> {
         word.parse().ok()
     });
     id.with_context(|| format!("vmf-probe create: {}", text.trim()))
+}
+
+/// A domain that was never started, and one that a mapping keeps from going.
+fn half(session: &mut Session) -> Result<()> {
+    let id = create(session)?;
+    let protect = format!("{PROTECT} {id}");
+    let check = format!("vmfctl check {id}");
+    errors(session, &[(&protect, "EBUSY")])?;
+    ends(session, &check, 1, &["still being built"])?;
+    hold(session, &format!("foreign-map {id} {FIRST}"))?;
+    session.must(&format!("vmf-probe destroy {id}"))?;
+    errors(session, &[(&protect, "ENXIO")])?;
+    ends(session, &check, 1, &["dying"])?;
+    state_is(session, "open")?;
+    release(session, LINUX)?;
+    errors(session, &[(&protect, "ESRCH")])
 }
 
 fn come_and_go(session: &mut Session) -> Result<()> {

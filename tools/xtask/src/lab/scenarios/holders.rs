@@ -43,7 +43,7 @@ const REFERENCE: u32 = 8;
 const MAPPED: &str = "another domain has mapped (grants or foreign mappings): 1";
 
 /// Starts a probe that keeps a mapping, and waits until it has it.
-fn hold(session: &mut Session, what: &str) -> Result<()> {
+pub fn hold(session: &mut Session, what: &str) -> Result<()> {
     let output = session.must(&format!(
         "rm -f /tmp/held; vmf-probe {what} --hold 600 >/tmp/held 2>&1 & \
          while [ ! -s /tmp/held ] && kill -0 $!; do sleep 0.1; done; cat /tmp/held"
@@ -58,7 +58,7 @@ fn hold(session: &mut Session, what: &str) -> Result<()> {
 
 /// Ends every probe that keeps a mapping, and waits until `domain` has none:
 /// Linux gives a page back somewhat later where a process has it in use.
-fn release(session: &mut Session, domain: u16) -> Result<()> {
+pub fn release(session: &mut Session, domain: u16) -> Result<()> {
     session
         .must(&format!(
             "killall vmf-probe 2>/dev/null; while pidof vmf-probe >/dev/null; do sleep 0.1; done; \
