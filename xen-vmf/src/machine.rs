@@ -8,7 +8,7 @@ use crate::commit::Live;
 use crate::error::Error;
 use crate::extents::Extent;
 use crate::policy::Layout;
-use crate::stage2::Root;
+use crate::stage2::{GuestExtent, Root};
 use bitflags::bitflags;
 
 bitflags! {
@@ -87,6 +87,11 @@ pub trait Machine: Live {
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn));
     /// From now on nothing may map a page of `domain`.
     fn set_protected(&self, domain: &Domain);
+
+    /// Says that `leaf` of `domain` reaches what it must not.
+    fn stray(&self, domain: &Domain, leaf: &GuestExtent) {
+        let _ = (domain, leaf);
+    }
 
     /// CPUs that are present and not online.
     fn cpus_offline(&self) -> u32;

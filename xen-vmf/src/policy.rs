@@ -39,6 +39,9 @@ pub struct Layout {
     pub xenheap_va: VaRange,
     /// The frames of the image.
     pub image_frames: Extent,
+    /// The frames of the image that held boot-time code and data. They were
+    /// given to the domheap, and may belong to anybody.
+    pub init_frames: Extent,
     /// The frames of the frametable.
     pub frametable_frames: Extent,
     /// The frames of the xenheap.
@@ -47,7 +50,14 @@ pub struct Layout {
     pub frozen: Mfn,
 }
 
-static_assertions::const_assert_eq!(size_of::<Layout>(), 21 * 8);
+static_assertions::const_assert_eq!(size_of::<Layout>(), 23 * 8);
+
+impl Layout {
+    /// How many of `frames` are the image's.
+    pub const fn in_image(&self, frames: &Extent) -> u64 {
+        frames.overlap(&self.image_frames) - frames.overlap(&self.init_frames)
+    }
+}
 
 /// `unmap`: the pages of protected domains leave the directmap.
 #[derive(Debug)]
@@ -96,7 +106,7 @@ impl Lock<'_> {
         let l = self.layout;
         let at = va.get();
         if l.image.contains(at) {
-            frames.overlap(&l.image_frames)
+            l.in_image(frames)
         } else if l.fixmap.contains(at) {
             frames.pages - self.ram.overlap(frames)
         } else if l.frametable.contains(at) {
@@ -107,7 +117,7 @@ impl Lock<'_> {
                 0
             }
         } else if l.vmap.contains(at) {
-            frames.pages - frames.overlap(&l.image_frames)
+            frames.pages - l.in_image(frames)
         } else if l.directmap.contains(at) {
             frames.overlap(&l.xenheap) + self.unprotected.overlap(frames)
         } else {

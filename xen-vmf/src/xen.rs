@@ -16,6 +16,7 @@ use crate::extents::Extent;
 use crate::hypercall::Status;
 use crate::machine::{Domain, DomainFlags, Machine, Obstacles};
 use crate::policy::Layout;
+use crate::stage2::GuestExtent;
 use crate::walk::{Tables, TablesMut};
 use crate::window::{Hardware, REGION_PAGES, REGIONS, TABLES, Window};
 use core::ffi::c_void;
@@ -36,6 +37,7 @@ unsafe extern "C" {
     fn vmf_c_owned_pages(domid: u16) -> u64;
     fn vmf_c_set_protected(domid: u16);
     fn vmf_c_frame_protected(mfn: u64) -> bool;
+    fn vmf_c_stray(domid: u16, gfn: u64, mfn: u64, pages: u64);
     fn vmf_c_cpus_offline() -> u32;
     fn vmf_c_its_in_use() -> bool;
     fn vmf_c_alloc(bytes: usize) -> *mut u8;
@@ -313,6 +315,11 @@ impl Machine for Xen {
     fn set_protected(&self, domain: &Domain) {
         // SAFETY: sets a flag of the domain, if it exists.
         unsafe { vmf_c_set_protected(domain.id) }
+    }
+
+    fn stray(&self, domain: &Domain, leaf: &GuestExtent) {
+        // SAFETY: prints four numbers.
+        unsafe { vmf_c_stray(domain.id, leaf.gfn.get(), leaf.mfn.get(), leaf.pages) }
     }
 
     fn cpus_offline(&self) -> u32 {

@@ -186,13 +186,35 @@ impl<'a> Facts<'a> {
         facts.tables.normalise();
         facts.unprotected.normalise();
         // Last, when all tables are known: no domain may reach one.
-        facts.stray_leaves += facts
-            .tables
-            .extents()
-            .iter()
-            .map(|t| facts.unprotected.overlap(t))
-            .sum::<u64>();
+        for table in facts.tables.extents() {
+            facts.stray_leaves += facts.unprotected.overlap(table);
+        }
+        if facts.stray_leaves != 0 {
+            facts.name_strays(machine)?;
+        }
         Ok(facts)
+    }
+
+    /// Says which leaves are stray.
+    fn name_strays<M: Machine>(&self, machine: &M) -> Result<(), Error> {
+        let layout = machine.layout();
+        let unprotected = |d: &Domain| !d.flags.contains(DomainFlags::PROTECTED);
+        for domain in domains(machine).filter(unprotected) {
+            each_item(machine, &domain, &mut |item| {
+                if let Item::Leaf(leaf) = item {
+                    let frames = Extent::new(leaf.mfn, leaf.pages);
+                    let reached = self.protected.overlap(&frames)
+                        + layout.in_image(&frames)
+                        + frames.overlap(&layout.frametable_frames);
+                    let table = leaf.p2m_type.is_any_ram() && self.tables.overlap(&frames) != 0;
+                    if reached != 0 || table {
+                        machine.stray(&domain, &leaf);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn stage2<M: Machine>(
@@ -213,7 +235,7 @@ impl<'a> Facts<'a> {
             let frames = Extent::new(leaf.mfn, leaf.pages);
             self.stray_leaves += u64::from(
                 self.protected.overlap(&frames)
-                    + frames.overlap(&layout.image_frames)
+                    + layout.in_image(&frames)
                     + frames.overlap(&layout.frametable_frames)
                     != 0,
             );

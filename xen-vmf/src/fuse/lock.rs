@@ -249,7 +249,8 @@ fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<
     // The tables at the front of the list are in use now.
     spare.rotate_left(used);
     work.tables -= used;
-    let retained = facts.unprotected.pages() + layout.xenheap.pages + layout.image_frames.pages;
+    let retained =
+        facts.unprotected.pages() + layout.xenheap.pages + layout.in_image(&layout.image_frames);
     Ok(Numbers {
         tally,
         tables: facts.tables.pages() + used as u64,

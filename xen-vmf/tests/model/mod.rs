@@ -345,6 +345,7 @@ pub fn layout() -> Layout {
         directmap: range(DIRECTMAP, 10 * SLOT),
         xenheap_va: range(dm(XENHEAP.start.get()), XENHEAP.pages << 12),
         image_frames: IMAGE,
+        init_frames: Extent::new(Mfn::new(0), 0),
         frametable_frames: FRAMETABLE,
         xenheap: XENHEAP,
         frozen: Mfn::new(FROZEN),
