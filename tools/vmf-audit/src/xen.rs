@@ -307,14 +307,14 @@ impl Xen<'_> {
     fn xenheap(&self) -> Result<Option<(u64, u64)>> {
         let bounds = self
             .symbols
-            .address("vmf_xenheap_start_mfn")
-            .zip(self.symbols.address("vmf_xenheap_end_mfn"));
+            .address("xenheap_mfn_start")
+            .zip(self.symbols.address("xenheap_mfn_end"));
         let Some((start, end)) = bounds else {
             return Ok(None);
         };
         let bounds = (
-            self.word(start, "vmf_xenheap_start_mfn")?,
-            self.word(end, "vmf_xenheap_end_mfn")?,
+            self.word(start, "xenheap_mfn_start")?,
+            self.word(end, "xenheap_mfn_end")?,
         );
         if bounds.0 >= bounds.1
             || self.dump.frame_index(bounds.0).is_none()
