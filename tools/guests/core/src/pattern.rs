@@ -129,8 +129,8 @@ mod tests {
         let m = memory(1024);
         fill(&m, 3);
         assert!(Checker::new(&m, 4).advance(1).is_err());
-        for i in 0..512 {
-            m[i].store(word(3, i + 512), Relaxed);
+        for (i, cell) in m.iter().enumerate().take(512) {
+            cell.store(word(3, i + 512), Relaxed);
         }
         assert_eq!(Checker::new(&m, 3).advance(1024).unwrap_err().index, 0);
     }

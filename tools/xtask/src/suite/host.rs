@@ -36,6 +36,11 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
                 .current_dir(site.root().join(directory))
                 .env("CARGO_TARGET_DIR", site.target())
                 .args(arguments);
+            // The tool chain that runs this program. Without it rustup looks
+            // for one in each crate's own folder, and some name another.
+            if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
+                cargo.env("RUSTUP_TOOLCHAIN", toolchain);
+            }
             cargo
         };
 
