@@ -185,8 +185,7 @@ fn the_xenheap_is_taken_from_its_symbols() {
     let mut syms = xen_syms();
     syms.symbols
         .push(("xenheap_mfn_start", DOMAIN_LIST + 16, 8));
-    syms.symbols
-        .push(("xenheap_mfn_end", DOMAIN_LIST + 24, 8));
+    syms.symbols.push(("xenheap_mfn_end", DOMAIN_LIST + 24, 8));
     machine.write(DATA + 16, HEAP >> 12);
     machine.write(DATA + 24, (HEAP >> 12) + 8);
     assert_eq!(
