@@ -12,7 +12,12 @@ use cbindgen::{Builder, Config, DocumentationStyle, Language, Style};
 use crate::site::Site;
 
 /// Directory of the generated headers.
-const DIRECTORY: &str = "xen-vmf/include";
+pub const DIRECTORY: &str = "xen-vmf/include";
+/// Where the series has its copies of them.
+pub const IN_XEN: [(&str, &str); 2] = [
+    ("vmf.h", "xen/include/public/vmf.h"),
+    ("vmf_rust.h", "xen/arch/arm/include/asm/vmf_rust.h"),
+];
 
 /// Types of the crate that C holds pointers to and never looks into.
 const OPAQUE: [(&str, &str); 1] = [("Window", "vmf_window")];

@@ -26,6 +26,7 @@ mod toolchain;
 mod tree;
 mod xen;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -112,11 +113,13 @@ struct Source {
 }
 
 impl Source {
-    /// The site, on a machine that has all that is needed.
-    fn site(self) -> anyhow::Result<Site> {
+    /// The site, on a machine that has all that is needed, and the right to
+    /// build there.
+    fn site(self) -> anyhow::Result<(Site, File)> {
         let site = Site::find(self.xen)?;
+        let lock = site.lock()?;
         doctor::ensure(&site)?;
-        Ok(site)
+        Ok((site, lock))
     }
 }
 
@@ -135,27 +138,35 @@ fn main() -> ExitCode {
 /// Carries one command out; `false` means that it ran and the answer is no.
 fn run(command: Command) -> anyhow::Result<bool> {
     match command {
-        Command::Demo { source, options } => lab::demo(&source.site()?, &options),
+        Command::Demo { source, options } => {
+            let (site, _lock) = source.site()?;
+            lab::demo(&site, &options)
+        }
         Command::Test {
             source,
             filter,
             options,
         } => {
-            let site = source.site()?;
+            let (site, _lock) = source.site()?;
             let mut cases = Cases::new(filter);
             suite::run(&site, &mut cases)?;
             lab::suite(&site, &options, &mut cases)?;
             Ok(cases.finish())
         }
-        Command::Build { source, debug } => build(&source.site()?, debug).map(|()| true),
+        Command::Build { source, debug } => {
+            let (site, _lock) = source.site()?;
+            build(&site, debug).map(|()| true)
+        }
         Command::Run {
             profile,
             source,
             options,
-        } => lab::run(&source.site()?, &profile, &options),
+        } => {
+            let (site, _lock) = source.site()?;
+            lab::run(&site, &profile, &options)
+        }
         Command::Fetch => {
-            let site = Site::find(None)?;
-            doctor::ensure(&site)?;
+            let (site, _lock) = Source { xen: None }.site()?;
             fetch::all(&site).map(|()| true)
         }
         Command::Doctor => doctor::report(&Site::find(None)?),

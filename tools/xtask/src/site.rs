@@ -1,5 +1,6 @@
 //! Where things are: the repository, its target directory, the Xen tree in use.
 
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -35,6 +36,23 @@ impl Site {
             xen,
             toolchains: Mutex::default(),
         })
+    }
+
+    /// Keeps others out of `target/` for as long as the answer lives: two at
+    /// once would build in the same trees. Waits for whoever is at work there.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.target().join("xtask.lock");
+        fs::create_dir_all(self.target())?;
+        let failed = || format!("cannot lock {}", path.display());
+        let file = File::create(&path).with_context(failed)?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
+        }
+        self.say("wait", "another cargo xtask is at work in this target/");
+        file.lock().with_context(failed)?;
+        Ok(file)
     }
 
     /// Root of the repository.

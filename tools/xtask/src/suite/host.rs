@@ -10,6 +10,7 @@ use anyhow::{Result, anyhow};
 use crate::cases::Cases;
 use crate::process;
 use crate::site::Site;
+use crate::tree;
 
 /// Directories with a workspace each, and what of it runs on this host.
 const WORKSPACES: [(&str, &[&str]); 2] = [
@@ -68,8 +69,11 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
 
         let name = format!("{label}: tests");
         if cases.wants(&name) {
+            // Some compare with Xen's own headers.
+            let source = tree::stock(site)?.path;
             let mut test = cargo(&["test", "--no-fail-fast"]);
-            tests(test.args(packages), &name, &log("test"), cases);
+            test.args(packages).env("VMF_XEN_SOURCE", source);
+            tests(&mut test, &name, &log("test"), cases);
         }
     }
     Ok(())

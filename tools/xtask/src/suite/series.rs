@@ -9,8 +9,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::cases::Cases;
+use crate::headers;
 use crate::process;
-use crate::series::Series;
+use crate::series::{Patch, Series};
 use crate::site::Site;
 use crate::stamp::{self, Inputs};
 use crate::suite::object;
@@ -38,17 +39,16 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     cases.case("series: git am takes every patch", || {
         git_am(site, &stock, &series)
     });
+    // Before the patch that adds the symbol there is nothing to switch on.
+    let symbol = series.0.iter().position(adds_symbol);
+    let symbol = symbol.context("no patch of the series adds CONFIG_VMF to Kconfig")?;
     for count in 1..=series.0.len() {
-        for (variant, word) in [
-            (
-                Variant {
-                    vmf: false,
-                    ..Variant::VMF
-                },
-                "off",
-            ),
-            (Variant::VMF, "on"),
-        ] {
+        let off = Variant {
+            vmf: false,
+            ..Variant::VMF
+        };
+        let on = (count > symbol).then_some((Variant::VMF, "on"));
+        for (variant, word) in std::iter::once((off, "off")).chain(on) {
             let name = format!(
                 "series: {} builds with CONFIG_VMF {word}",
                 series.0[count - 1].name
@@ -58,6 +58,9 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
             });
         }
     }
+    cases.case("series: its headers are the generated ones", || {
+        same_headers(site, &tree::patched(site, &stock, &series, "patched")?)
+    });
     cases.case(
         "series: code unchanged without the fuse (.text only)",
         || {
@@ -133,11 +136,6 @@ fn prefix_builds(
         bail!("the series is empty");
     };
     let tree = tree::patched(site, stock, prefix, "series")?;
-    // Before the patch that adds the symbol there is nothing to switch on.
-    let knows = knows_fuse(&tree.path)?;
-    if variant.vmf && !knows {
-        return Ok(());
-    }
     let mark = site
         .xen_work()
         .join(format!("series-{word}-{}.stamp", last.name));
@@ -159,18 +157,21 @@ fn prefix_builds(
     stamp::write(&mark, &digest)
 }
 
-/// Whether a tree's Kconfig has the symbol VMF.
-fn knows_fuse(tree: &Path) -> Result<bool> {
-    for file in stamp::files(&tree.join("xen"), &|_| true)? {
-        let is_kconfig = file
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("Kconfig"));
-        if is_kconfig {
-            let text = fs::read_to_string(tree.join("xen").join(&file)).unwrap_or_default();
-            if text.lines().any(|line| line.trim() == "config VMF") {
-                return Ok(true);
-            }
+/// Whether a patch adds the symbol VMF to Xen's Kconfig.
+fn adds_symbol(patch: &Patch) -> bool {
+    patch.text.lines().any(|line| line == "+config VMF")
+}
+
+/// Compares the headers that the series adds with those made from Rust.
+fn same_headers(site: &Site, tree: &Tree) -> Result<()> {
+    for (header, place) in headers::IN_XEN {
+        let generated = stamp::read(&site.root().join(headers::DIRECTORY).join(header))?;
+        if stamp::read(&tree.path.join(place))? != generated {
+            bail!(
+                "{place} of the series is not {}/{header}",
+                headers::DIRECTORY
+            );
         }
     }
-    Ok(false)
+    Ok(())
 }
