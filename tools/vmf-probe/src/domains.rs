@@ -7,14 +7,14 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::public::{
     AllocUnbound, CDF_HVM_HAP, CreateDomain, DOMCTL_CREATEDOMAIN, DOMCTL_DESTROYDOMAIN,
-    DOMCTL_INTERFACE_VERSION, DOMCTL_MAX_MEM, DOMCTL_SET_PAGING_MEMPOOL_SIZE, DOMID_SELF,
-    DOMINF_DYING, DOMINF_PAUSED, DOMINF_SHUTDOWN, DebugKeys, DomainInfo, Domctl,
-    EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE, EVTCHNOP_SEND, GetDomainInfoList, HYPERVISOR_DOMCTL,
-    HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION,
-    MemoryReservation, PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS, SYSCTL_GETDOMAININFOLIST,
-    SYSCTL_INTERFACE_VERSION, SYSCTL_PHYSINFO, SYSCTL_READCONSOLE, Sysctl,
-    XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET, XENVER_EXTRAVERSION,
-    XENVER_VERSION,
+    DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM,
+    DOMCTL_SET_PAGING_MEMPOOL_SIZE, DOMID_SELF, DOMINF_DYING, DOMINF_PAUSED, DOMINF_SHUTDOWN,
+    DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
+    GetDomainInfoList, HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP,
+    HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission, MemoryReservation, PhysInfo,
+    ReadConsole, SYSCTL_DEBUG_KEYS, SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION,
+    SYSCTL_PHYSINFO, SYSCTL_READCONSOLE, Sysctl, XENMEM_DECREASE_RESERVATION,
+    XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET, XENVER_EXTRAVERSION, XENVER_VERSION,
 };
 use crate::xen::{Buffer, Failure, Xen};
 
@@ -156,6 +156,19 @@ pub fn list(xen: &Xen) -> Result<String, Failure> {
 pub fn simple(xen: &Xen, domain: u16, cmd: u32) -> Result<String, Failure> {
     domctl(xen, &format!("domctl {cmd}"), cmd, domain, &0u64)?;
     Ok(format!("domain={domain}"))
+}
+
+/// Allows a domain to have the frame `mfn` of MMIO mapped, or forbids it.
+pub fn iomem(xen: &Xen, domain: u16, mfn: u64, allow: bool) -> Result<String, Failure> {
+    let request = IomemPermission {
+        first_mfn: mfn,
+        nr_mfns: 1,
+        allow_access: allow.into(),
+        pad: [0; 7],
+    };
+    let cmd = DOMCTL_IOMEM_PERMISSION;
+    domctl(xen, "iomem_permission", cmd, domain, &request)?;
+    Ok(format!("domain={domain} mfn={mfn:#x} allow={allow}"))
 }
 
 fn reservation(

@@ -112,6 +112,14 @@ enum Command {
     },
     /// Destroy a domain
     Destroy { domain: u16 },
+    /// Give a domain access to frames of MMIO, or take it back
+    Iomem {
+        domain: u16,
+        #[arg(value_parser = number)]
+        mfn: u64,
+        #[arg(long)]
+        deny: bool,
+    },
     /// Pause a domain
     Pause { domain: u16 },
     /// Unpause a domain
@@ -195,6 +203,7 @@ fn run(command: &Command) -> Result<String, Failure> {
         Command::Decrease { domain, gfn, count } => domains::decrease(&xen, domain, gfn, count),
         Command::Create { pages } => domains::create(&xen, pages),
         Command::Destroy { domain } => domains::simple(&xen, domain, public::DOMCTL_DESTROYDOMAIN),
+        Command::Iomem { domain, mfn, deny } => domains::iomem(&xen, domain, mfn, !deny),
         Command::Pause { domain } => domains::simple(&xen, domain, public::DOMCTL_PAUSEDOMAIN),
         Command::Unpause { domain } => domains::simple(&xen, domain, public::DOMCTL_UNPAUSEDOMAIN),
         Command::DebugKey { ref key } => domains::debug_keys(&xen, key),

@@ -38,6 +38,7 @@ pub const DOMCTL_DESTROYDOMAIN: u32 = 2;
 pub const DOMCTL_PAUSEDOMAIN: u32 = 3;
 pub const DOMCTL_UNPAUSEDOMAIN: u32 = 4;
 pub const DOMCTL_MAX_MEM: u32 = 11;
+pub const DOMCTL_IOMEM_PERMISSION: u32 = 20;
 pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hap.
 pub const CDF_HVM_HAP: u32 = 0b11;
@@ -196,6 +197,17 @@ pub struct ReadConsole {
     pub pad1: u32,
 }
 const _: () = assert!(size_of::<ReadConsole>() == 24);
+
+/// `struct xen_domctl_iomem_permission`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IomemPermission {
+    pub first_mfn: u64,
+    pub nr_mfns: u64,
+    pub allow_access: u8,
+    pub pad: [u8; 7],
+}
+const _: () = assert!(size_of::<IomemPermission>() == 24);
 
 /// `struct xen_memory_reservation`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -67,7 +67,7 @@ impl Images {
         };
         for wanted in xens {
             if let Entry::Vacant(place) = images.xens.entry(wanted) {
-                place.insert(xen::build(site, &variant(wanted))?);
+                place.insert(xen::build_with(site, &variant(wanted), further(wanted))?);
             }
         }
         Ok(images)
@@ -185,6 +185,11 @@ fn variant(xen: Xen) -> Variant {
         vmf: xen.fuse,
         debug: xen.debug,
     }
+}
+
+/// The further configuration that they mean.
+fn further(xen: Xen) -> &'static [&'static str] {
+    if xen.its { &["CONFIG_HAS_ITS=y"] } else { &[] }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -63,7 +63,11 @@ pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
         "-display",
         "none",
         "-machine",
-        "virt,gic-version=3,virtualization=on,its=off",
+        if profile.xen.its {
+            "virt,gic-version=3,virtualization=on,its=on"
+        } else {
+            "virt,gic-version=3,virtualization=on,its=off"
+        },
         "-nic",
         "none",
         "-cpu",

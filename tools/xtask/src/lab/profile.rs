@@ -98,6 +98,9 @@ pub struct Xen {
     pub fuse: bool,
     /// CONFIG_DEBUG=y.
     pub debug: bool,
+    /// CONFIG_HAS_ITS=y, and a machine that has an ITS.
+    #[serde(default)]
+    pub its: bool,
 }
 
 /// The control domain: Linux.

@@ -18,10 +18,12 @@ pub const XENS: [Xen; 2] = [
     Xen {
         fuse: false,
         debug: false,
+        its: false,
     },
     Xen {
         fuse: true,
         debug: false,
+        its: false,
     },
 ];
 /// Xen has loaded dom0's kernel when it says this.

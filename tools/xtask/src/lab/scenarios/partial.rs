@@ -42,6 +42,16 @@ pub const GROUPS: &[Group] = &[
         },
         tests: &[("lock-is-refused", cpus_offline)],
     },
+    Group {
+        name: "devices",
+        system: unchanged,
+        tests: &[("a-domain-with-a-device-is-refused", devices)],
+    },
+    Group {
+        name: "its",
+        system: |profile| profile.xen.its = true,
+        tests: &[("lock-is-refused", its)],
+    },
 ];
 
 fn booting(session: &mut Session) -> Result<()> {
@@ -91,4 +101,32 @@ fn cpus_offline(session: &mut Session) -> Result<()> {
     ends(session, &command, 1, &["not online"])?;
     state_is(session, "open")?;
     session.beats(CANARY, 1).map(drop)
+}
+
+/// The frame of QEMU's real-time clock, which Xen does not use.
+const CLOCK: &str = "0x9010";
+
+fn devices(session: &mut Session) -> Result<()> {
+    session.beats(CANARY, 1)?;
+    ends(session, &format!("vmfctl check {CANARY}"), 0, &[])?;
+    session.must(&format!("vmf-probe iomem {CANARY} {CLOCK}"))?;
+    let refused = &["devices"];
+    ends(session, &format!("vmfctl check {CANARY}"), 1, refused)?;
+    ends(session, &format!("vmfctl blow --yes {CANARY}"), 1, refused)?;
+    state_is(session, "open")?;
+    // Without the device, the same command does it.
+    session.must(&format!("vmf-probe iomem --deny {CANARY} {CLOCK}"))?;
+    experiment::blow(session, &[CANARY])?;
+    guests_go_on(session)
+}
+
+fn its(session: &mut Session) -> Result<()> {
+    // The premise.
+    session.wait_xen("Found ITS", BOOT)?;
+    session.beats(CANARY, 1)?;
+    // An ITS stands in the way of the lock, not of protecting a domain.
+    session.must(&format!("vmfctl protect --yes {CANARY}"))?;
+    ends(session, "vmfctl lock --yes", 1, &["ITS"])?;
+    state_is(session, "unmapped")?;
+    guests_go_on(session)
 }
