@@ -132,8 +132,8 @@ pub trait Machine: Live {
     /// Whether this CPU can read anything in its own window. Any context.
     fn window_readable(&self) -> bool;
     /// Fills the frozen page: what each vCPU's switch loads from now on, and
-    /// that the machine is locked. In the rendezvous. On an error the page is
-    /// as before.
+    /// that the machine is locked. In the rendezvous. On an error some of the
+    /// page may be filled, which means nothing as long as it does not say locked.
     fn freeze(&self) -> Result<(), Error>;
 
     /// Nanoseconds since boot.

@@ -60,7 +60,7 @@ pub fn lock<M: Machine>(
         .and_then(|()| work.prepare(machine, &mut storage))
         .and_then(|()| {
             let (numbers, facts) = stopped(machine, &mut storage, &mut work, share)?;
-            check(machine, &facts);
+            check(machine, &facts, work.linked());
             Ok(numbers)
         });
     let result = match result {
@@ -143,7 +143,10 @@ fn release<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) {
 struct Work {
     edits: Buffer<Edit>,
     spare: Buffer<Mfn>,
+    /// How many of `spare`, from the front, are still unused.
     tables: usize,
+    /// How many after them the plan has linked.
+    linked: usize,
 }
 
 impl Work {
@@ -174,6 +177,11 @@ impl Work {
             self.tables += 1;
         }
         Ok(())
+    }
+
+    /// The tables that the plan has linked.
+    fn linked(&mut self) -> &[Mfn] {
+        &self.spare.items()[self.tables..][..self.linked]
     }
 
     fn free<M: Machine>(mut self, machine: &M) {
@@ -249,6 +257,7 @@ fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<
     // The tables at the front of the list are in use now.
     spare.rotate_left(used);
     work.tables -= used;
+    work.linked = used;
     let retained =
         facts.unprotected.pages() + layout.xenheap.pages + layout.in_image(&layout.image_frames);
     Ok(Numbers {
@@ -264,21 +273,28 @@ fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<
 /// On every CPU: no table and no protected page can be read, at its address
 /// in the directmap or in the image, and no window is left. The xenheap can,
 /// so that the check is seen to tell the two apart.
-fn check<M: Machine>(machine: &M, facts: &Facts) {
+fn check<M: Machine>(machine: &M, facts: &Facts, linked: &[Mfn]) {
     let layout = machine.layout();
     let image_address = |table: Mfn| {
         let offset = table.get().wrapping_sub(layout.image_frames.start.get());
         Vaddr::new(layout.image.start + (offset << PAGE_SHIFT))
     };
     let clean = machine.on_every_cpu(&|machine| {
-        let (table, tried) = first_readable(machine, &facts.tables);
+        let (table, tried) = first_readable(machine, facts.tables.extents().iter().copied());
         state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
-        let (page, tried) = first_readable(machine, &facts.protected);
+        let (page, tried) = first_readable(machine, facts.protected.extents().iter().copied());
+        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
+        let (new, tried) = first_readable(machine, linked.iter().map(|&t| Extent::new(t, 1)));
         state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
         let mut statics = (0..).map_while(|i| machine.static_table(i));
         let image = statics.any(|t| machine.readable(image_address(t)));
         let heap = machine.readable(Vaddr::new(layout.xenheap_va.start));
-        table.is_none() && page.is_none() && !image && heap && !machine.window_readable()
+        table.is_none()
+            && page.is_none()
+            && new.is_none()
+            && !image
+            && heap
+            && !machine.window_readable()
     });
     assert!(
         clean,

@@ -26,7 +26,7 @@ pub use lock::{lock, stray_leaves};
 pub use protect::protect;
 
 use crate::error::Error;
-use crate::extents::{Extent, FrameSet};
+use crate::extents::Extent;
 use crate::machine::{Domain, DomainFlags, Machine};
 use crate::state;
 use xen_vmf_abi as abi;
@@ -156,9 +156,12 @@ impl RunCounter {
 
 /// Tries every page of `frames` at its address in the directmap: the first
 /// one that this CPU can read, and how many were tried.
-fn first_readable<M: Machine>(machine: &M, frames: &FrameSet) -> (Option<u64>, u64) {
+fn first_readable<M: Machine>(
+    machine: &M,
+    frames: impl Iterator<Item = Extent>,
+) -> (Option<u64>, u64) {
     let mut tried = 0;
-    for extent in frames.extents() {
+    for extent in frames {
         for frame in extent.start.get()..extent.end() {
             tried += 1;
             let va = machine.directmap_address(crate::addr::Mfn::new(frame));

@@ -154,7 +154,7 @@ fn check<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) {
         panic!("self-check: the pages of domain {} changed", domain.id);
     };
     let clean = machine.on_every_cpu(&|machine| {
-        let (found, tried) = first_readable(machine, &gone);
+        let (found, tried) = first_readable(machine, gone.extents().iter().copied());
         state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
         found.is_none()
     });
