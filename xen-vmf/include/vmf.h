@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only */
+/* SPDX-License-Identifier: MIT */
 /*
  * The vmf_op hypercall: numbers, items and errors.
  *
@@ -69,6 +69,22 @@
 #define XENVMF_next_domain 6
 
 /*
+ * Does what XENVMF_lock does, and removes at the same time every
+ * executable page with an instruction that could undo it. domid is
+ * DOMID_INVALID, arg0 flags: XENVMF_seal_keep_firmware_calls. A
+ * machine that is locked cannot be sealed any more: its tables are out of
+ * reach.
+ */
+#define XENVMF_seal 7
+
+/*
+ * The page with the instruction SMC stays: power management goes on
+ * working, and whoever runs code at EL2 may have firmware start a CPU with
+ * its MMU off.
+ */
+#define XENVMF_seal_keep_firmware_calls (1 << 0)
+
+/*
  * Nothing has been removed.
  */
 #define XENVMF_state_open 0
@@ -82,6 +98,12 @@
  * No translation table is mapped any more.
  */
 #define XENVMF_state_locked 2
+
+/*
+ * No executable page holds an instruction that could change what is
+ * translated, or by which tables.
+ */
+#define XENVMF_state_sealed 3
 
 /*
  * Machine: one of XENVMF_state_*.
@@ -112,6 +134,12 @@
  * Machine: free bytes of the xenheap.
  */
 #define XENVMF_status_xenheap_free 5
+
+/*
+ * Machine: 1 if Xen can call firmware (SMC), 0 if the seal has taken that
+ * away.
+ */
+#define XENVMF_status_firmware_calls 6
 
 /*
  * Domain: 1 if the domain's pages have left the directmap, else 0.
@@ -292,8 +320,19 @@
 #define XENVMF_obstacle_stage2_leaves 11
 
 /*
+ * Machine: a work-around of a CPU calls firmware on entry from a guest (in
+ * the way of seal without XENVMF_seal_keep_firmware_calls).
+ */
+#define XENVMF_obstacle_firmware_calls 12
+
+/*
+ * Machine: an IOMMU is in use.
+ */
+#define XENVMF_obstacle_iommu 13
+
+/*
  * Number of obstacles.
  */
-#define XENVMF_obstacle_end 12
+#define XENVMF_obstacle_end 14
 
 #endif  /* __XEN_PUBLIC_VMF_H__ */

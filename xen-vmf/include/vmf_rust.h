@@ -28,6 +28,11 @@ struct vmf_window;
 #define VMF_WINDOW_STATE_BYTES 2104
 
 /*
+ * Answer of vmf_window_map when every region is in use; no address.
+ */
+#define VMF_WINDOW_FULL 1
+
+/*
  * Pages of xenheap for a machine with ram bytes, when the command line asks
  * for megabytes (0: it does not). Early boot.
  */
@@ -53,7 +58,7 @@ uint32_t vmf_system_slot(uint32_t index);
 
 /*
  * Maps mfn in this CPU's window and returns its address, or 0 if the frame
- * must not be mapped. IRQs masked.
+ * must not be mapped, or VMF_WINDOW_FULL. IRQs masked.
  *
  * Safety:
  * window is this CPU's.

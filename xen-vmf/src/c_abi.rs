@@ -8,13 +8,14 @@
 )]
 
 use crate::addr::{Gfn, Mfn, Vaddr};
+use crate::error::Error;
 use crate::fuse;
 use crate::heap;
 use crate::hypercall::{self, Call, Job, Outcome};
 use crate::snapshot;
 use crate::stage2::GuestExtent;
 use crate::state;
-use crate::window::{TABLES, Window};
+use crate::window::{Refusal, TABLES, Window};
 use crate::xen::{WindowTables, Xen};
 use core::fmt::Write;
 use core::ptr::null;
@@ -26,6 +27,8 @@ pub const VMF_WINDOW_TABLES: u32 = 5;
 pub const VMF_WINDOW_BYTES: u32 = VMF_WINDOW_TABLES << 21;
 /// Bytes of a `struct Window`.
 pub const VMF_WINDOW_STATE_BYTES: u32 = 2104;
+/// Answer of [`vmf_window_map`] when every region is in use; no address.
+pub const VMF_WINDOW_FULL: u64 = 1;
 
 static_assertions::const_assert_eq!(VMF_WINDOW_TABLES as usize, TABLES);
 static_assertions::const_assert_eq!(VMF_WINDOW_BYTES as u64, crate::window::WINDOW_BYTES);
@@ -71,7 +74,7 @@ pub extern "C" fn vmf_system_slot(index: u32) -> u32 {
 }
 
 /// Maps `mfn` in this CPU's window and returns its address, or 0 if the frame
-/// must not be mapped. IRQs masked.
+/// must not be mapped, or [`VMF_WINDOW_FULL`]. IRQs masked.
 ///
 /// # Safety
 /// `window` is this CPU's.
@@ -81,7 +84,8 @@ pub unsafe extern "C" fn vmf_window_map(window: *mut Window, mfn: u64) -> u64 {
     let window = unsafe { &mut *window };
     match window.map(&mut WindowTables, Mfn::new(mfn)) {
         Ok(va) => va.get(),
-        Err(_) => 0,
+        Err(Refusal::Full) => VMF_WINDOW_FULL,
+        Err(Refusal::Forbidden) => 0,
     }
 }
 
@@ -148,9 +152,7 @@ pub unsafe extern "C" fn vmf_decide(
     };
     let (result, deferred) = match hypercall::decide(&Xen, &call, caller) {
         Ok(Outcome::Value(value)) => (i64::from(value), 0),
-        Ok(Outcome::Deferred(Job::Protect(id))) => (0, 1 << 16 | u64::from(id)),
-        Ok(Outcome::Deferred(Job::Lock)) => (0, 2 << 16),
-        Ok(Outcome::Deferred(Job::CountStray)) => (0, 3 << 16),
+        Ok(Outcome::Deferred(job)) => (0, job.encode()),
         Err(error) => (-error.errno(), 0),
     };
     // SAFETY: the caller's promise.
@@ -161,10 +163,13 @@ pub unsafe extern "C" fn vmf_decide(
 /// Does a job from [`vmf_decide`]. In a tasklet on CPU 0, all domains paused.
 #[unsafe(no_mangle)]
 pub extern "C" fn vmf_run(job: u64) -> i64 {
-    let result = match job >> 16 {
-        1 => fuse::protect(&Xen, job as u16).map(|()| 0),
-        3 => fuse::stray_leaves(&Xen).map(|n| n.min(0x7fff_ffff) as i64),
-        _ => fuse::lock(&Xen, &mut |domain, share| {
+    let Some(job) = Job::decode(job) else {
+        return -Error::Invalid.errno();
+    };
+    let result = match job {
+        Job::Protect(id) => fuse::protect(&Xen, id).map(|()| 0),
+        Job::CountStray => fuse::stray_leaves(&Xen).map(|n| n.min(0x7fff_ffff) as i64),
+        Job::Lock(seal) => fuse::lock(&Xen, seal, &mut |domain, share| {
             // SAFETY: stores two numbers in the domain.
             unsafe { vmf_c_set_snapshot(domain.id, share.first as u64, share.len as u64) }
         })

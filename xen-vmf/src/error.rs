@@ -34,6 +34,8 @@ pub enum Error {
     PvPages,
     /// An ITS is in use.
     Its,
+    /// An IOMMU is in use.
+    Iommu,
     /// A device is assigned to the domain.
     Devices,
     /// No memory for tables or lists.
@@ -42,6 +44,10 @@ pub enum Error {
     Unsound,
     /// A domain's VMID is too large for the frozen page.
     TooManyDomains,
+    /// A CPU's work-around calls firmware on entry from a guest.
+    NeedsFirmware,
+    /// CPUs differ in what HCR_EL2 can hold.
+    UnlikeCpus,
 }
 
 impl Error {
@@ -61,10 +67,13 @@ impl Error {
             Error::SharedPages => 31,
             Error::PvPages => 98,
             Error::Its => 18,
+            Error::Iommu => 99,
             Error::Devices => 19,
             Error::NoMemory => 12,
             Error::Unsound => 5,
             Error::TooManyDomains => 7,
+            Error::NeedsFirmware => 8,
+            Error::UnlikeCpus => 34,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::addr::PAGE_SHIFT;
 use crate::error::Error;
 use crate::fuse;
 use crate::machine::{Domain, DomainFlags, Machine};
+use crate::policy::Seal;
 use crate::state;
 use xen_vmf_abi as abi;
 
@@ -49,10 +50,35 @@ pub enum Outcome {
 pub enum Job {
     /// Protect the domain with this id.
     Protect(u16),
-    /// Lock the machine.
-    Lock,
+    /// Lock the machine, and seal it so far.
+    Lock(Seal),
     /// Count the stage-2 leaves that stand in the way of the lock.
     CountStray,
+}
+
+impl Job {
+    /// As a number for the tasklet; never 0.
+    pub const fn encode(self) -> u64 {
+        match self {
+            Job::Protect(id) => 1 << 16 | id as u64,
+            Job::CountStray => 2 << 16,
+            Job::Lock(Seal::None) => 3 << 16,
+            Job::Lock(Seal::KeepFirmwareCalls) => 4 << 16,
+            Job::Lock(Seal::Full) => 5 << 16,
+        }
+    }
+
+    /// The job that [`Job::encode`] made `number` of.
+    pub const fn decode(number: u64) -> Option<Self> {
+        match number >> 16 {
+            1 => Some(Job::Protect(number as u16)),
+            2 => Some(Job::CountStray),
+            3 => Some(Job::Lock(Seal::None)),
+            4 => Some(Job::Lock(Seal::KeepFirmwareCalls)),
+            5 => Some(Job::Lock(Seal::Full)),
+            _ => None,
+        }
+    }
 }
 
 /// Additional facts that only status queries need.
@@ -68,15 +94,16 @@ pub trait Status: Machine {
 }
 
 /// Whether the call is one that only the control domain may make. A domain
-/// may ask for its own status.
+/// may ask for its own status, and which interface it asks.
 pub fn needs_privilege(call: &Call, caller: u16) -> bool {
     let own = call.domid == DOMID_SELF || call.domid == u32::from(caller);
-    !(call.cmd == abi::XENVMF_status && own)
+    let free = call.cmd == abi::XENVMF_status || call.cmd == abi::XENVMF_version;
+    !(free && own)
 }
 
 /// Whether the command exists. Others are `ENOSYS`, whoever asks.
 pub fn is_known(cmd: u32) -> bool {
-    cmd <= abi::XENVMF_next_domain
+    cmd <= abi::XENVMF_seal
 }
 
 /// Decides a call that has passed [`is_known`] and XSM.
@@ -108,8 +135,20 @@ pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, E
         }
         abi::XENVMF_lock => {
             require(call.domid == DOMID_INVALID && call.arg0 == 0 && call.arg1 == 0)?;
-            fuse::preflight_machine(xen)?;
-            return Ok(Outcome::Deferred(Job::Lock));
+            fuse::preflight_machine(xen, Seal::None)?;
+            return Ok(Outcome::Deferred(Job::Lock(Seal::None)));
+        }
+        abi::XENVMF_seal => {
+            require(call.domid == DOMID_INVALID && call.arg1 == 0)?;
+            let seal = match call.arg0 {
+                0 => Seal::Full,
+                flags if flags == u64::from(abi::XENVMF_seal_keep_firmware_calls) => {
+                    Seal::KeepFirmwareCalls
+                }
+                _ => return Err(Error::Invalid),
+            };
+            fuse::preflight_machine(xen, seal)?;
+            return Ok(Outcome::Deferred(Job::Lock(seal)));
         }
         abi::XENVMF_status => word(status(xen, call, caller)?, call.arg1)?,
         abi::XENVMF_counters => {
@@ -159,18 +198,24 @@ fn status<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<u64, Error> {
     let flag = |f| u64::from(domain.flags.contains(f));
     Ok(match item {
         abi::XENVMF_status_domain_protected => flag(DomainFlags::PROTECTED),
-        abi::XENVMF_status_domain_state => {
-            u64::from(match (flag(DomainFlags::PROTECTED), state::locked()) {
-                (0, _) => abi::XENVMF_state_open,
-                (_, false) => abi::XENVMF_state_unmapped,
-                (_, true) => abi::XENVMF_state_locked,
-            })
-        }
+        abi::XENVMF_status_domain_state => u64::from(match flag(DomainFlags::PROTECTED) {
+            0 => abi::XENVMF_state_open,
+            _ => level(),
+        }),
         abi::XENVMF_status_domain_pages => xen.owned_pages(&domain),
         abi::XENVMF_status_domain_control => flag(DomainFlags::CONTROL),
         abi::XENVMF_status_domain_hardware => flag(DomainFlags::HARDWARE),
         _ => return Err(Error::Invalid),
     })
+}
+
+/// The level that holds for a protected domain.
+fn level() -> u32 {
+    match (state::locked(), state::seal()) {
+        (false, _) => abi::XENVMF_state_unmapped,
+        (true, Seal::None) => abi::XENVMF_state_locked,
+        (true, _) => abi::XENVMF_state_sealed,
+    }
 }
 
 fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
@@ -181,10 +226,8 @@ fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
     };
     let layout = xen.layout();
     Ok(match item {
-        abi::XENVMF_status_state => u64::from(if state::locked() {
-            abi::XENVMF_state_locked
-        } else if protected() != 0 {
-            abi::XENVMF_state_unmapped
+        abi::XENVMF_status_state => u64::from(if state::locked() || protected() != 0 {
+            level()
         } else {
             abi::XENVMF_state_open
         }),
@@ -204,6 +247,7 @@ fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
         abi::XENVMF_status_protected_domains => protected(),
         abi::XENVMF_status_xenheap_start => layout.xenheap.start.maddr(),
         abi::XENVMF_status_xenheap_bytes => layout.xenheap.pages << PAGE_SHIFT,
+        abi::XENVMF_status_firmware_calls => u64::from(state::seal() != Seal::Full),
         abi::XENVMF_status_xenheap_free => xen.xenheap_free_pages() << PAGE_SHIFT,
         _ => return Err(Error::Invalid),
     })

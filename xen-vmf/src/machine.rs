@@ -55,7 +55,7 @@ pub struct Obstacles {
     pub pv_pages: u32,
     /// Pages of the domain that somebody else holds a reference to.
     pub shared_pages: u32,
-    /// Devices and MMIO ranges assigned to the domain.
+    /// Devices and MMIO ranges assigned to the domain, or 1 for any number.
     pub devices: u32,
 }
 
@@ -81,8 +81,9 @@ pub trait Machine: Live {
 
     /// The domain with the smallest id from `id` on.
     fn next_domain(&self, id: u32) -> Option<Domain>;
-    /// What stands in the way of protecting `domain`.
-    fn obstacles(&self, domain: &Domain) -> Obstacles;
+    /// What stands in the way of protecting `domain`. Without `pages` those
+    /// are not looked through, which takes time with their number.
+    fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles;
     /// Calls `visit` for each page that `domain` owns.
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn));
     /// From now on nothing may map a page of `domain`.
@@ -97,6 +98,10 @@ pub trait Machine: Live {
     fn cpus_offline(&self) -> u32;
     /// Whether an ITS is in use.
     fn its_in_use(&self) -> bool;
+    /// Whether an IOMMU is in use.
+    fn iommu_in_use(&self) -> bool;
+    /// Whether a CPU calls firmware on every entry from a guest, or on some.
+    fn needs_firmware(&self) -> bool;
 
     /// A zeroed page-aligned buffer of at least `bytes` bytes in the xenheap.
     fn alloc(&self, bytes: usize) -> Option<*mut u8>;
@@ -131,10 +136,16 @@ pub trait Machine: Live {
     fn flush_guests(&self);
     /// Whether this CPU can read anything in its own window. Any context.
     fn window_readable(&self) -> bool;
+    /// Gives this CPU values of VTTBR_EL2 (`vttbr`, a domain's) and HCR_EL2
+    /// that the lock allows: an idle one may hold anything. `false` if it
+    /// reads back another HCR_EL2 than the CPU that was `first`. Any CPU,
+    /// IRQs masked or not.
+    fn settle(&self, vttbr: u64, first: bool) -> bool;
     /// Fills the frozen page: what each vCPU's switch loads from now on, and
     /// that the machine is locked. In the rendezvous. On an error some of the
     /// page may be filled, which means nothing as long as it does not say locked.
-    fn freeze(&self) -> Result<(), Error>;
+    /// With `no_smc`, it says that firmware cannot be called any more.
+    fn freeze(&self, no_smc: bool) -> Result<(), Error>;
 
     /// Nanoseconds since boot.
     fn now(&self) -> u64;

@@ -5,7 +5,7 @@
 //!
 //! | region | what stays |
 //! |---|---|
-//! | image | Xen's own image but for the tables in it; the frozen page becomes read-only |
+//! | image | Xen's own image but for the tables in it, and for what `seal` takes; the frozen page becomes read-only |
 //! | fixmap | devices |
 //! | frametable | the frametable |
 //! | vmap | devices and Xen's own memory; no table, no protected page, no second mapping of the image |
@@ -46,11 +46,38 @@ pub struct Layout {
     pub frametable_frames: Extent,
     /// The frames of the xenheap.
     pub xenheap: Extent,
+    /// The frames of the image with code that only boot needs: the identity
+    /// map, and what writes registers that decide how EL2 translates.
+    pub boot_text: Extent,
+    /// The frames of the image with the instruction `SMC`.
+    pub smc_text: Extent,
     /// The page of the image that is read-only from the lock on.
     pub frozen: Mfn,
 }
 
-static_assertions::const_assert_eq!(size_of::<Layout>(), 23 * 8);
+static_assertions::const_assert_eq!(size_of::<Layout>(), 27 * 8);
+
+/// What goes besides, so that the lock cannot be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seal {
+    /// Nothing: `lock`.
+    None,
+    /// Boot-time code; firmware can still be called.
+    KeepFirmwareCalls,
+    /// Boot-time code, and all calls of firmware.
+    Full,
+}
+
+impl Seal {
+    /// How many of `frames` go.
+    pub const fn takes(self, layout: &Layout, frames: &Extent) -> u64 {
+        match self {
+            Seal::None => 0,
+            Seal::KeepFirmwareCalls => frames.overlap(&layout.boot_text),
+            Seal::Full => frames.overlap(&layout.boot_text) + frames.overlap(&layout.smc_text),
+        }
+    }
+}
 
 impl Layout {
     /// How many of `frames` are the image's.
@@ -97,6 +124,8 @@ pub struct Lock<'a> {
     pub unprotected: &'a FrameSet<'a>,
     /// All RAM.
     pub ram: &'a FrameSet<'a>,
+    /// What goes of the image's text.
+    pub seal: Seal,
 }
 
 impl Lock<'_> {
@@ -106,7 +135,7 @@ impl Lock<'_> {
         let l = self.layout;
         let at = va.get();
         if l.image.contains(at) {
-            l.in_image(frames)
+            l.in_image(frames) - self.seal.takes(l, frames)
         } else if l.fixmap.contains(at) {
             frames.pages - self.ram.overlap(frames)
         } else if l.frametable.contains(at) {

@@ -4,21 +4,37 @@
 //! on them. What *enforces* the lock is not here but in the translation
 //! tables, and in the frozen page of the image (`struct vmf_frozen`).
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::policy::Seal;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use xen_vmf_abi as abi;
 
-static LOCKED: AtomicBool = AtomicBool::new(false);
+/// 0: not locked; else 1 and the seal that the lock came with.
+static LOCKED: AtomicU8 = AtomicU8::new(0);
 static COUNTERS: [AtomicU64; abi::XENVMF_counter_end as usize] =
     [const { AtomicU64::new(0) }; abi::XENVMF_counter_end as usize];
 
 /// Whether the machine is locked.
 pub fn locked() -> bool {
-    LOCKED.load(Ordering::Acquire)
+    LOCKED.load(Ordering::Acquire) != 0
 }
 
-/// The machine is locked from now on.
-pub fn set_locked() {
-    LOCKED.store(true, Ordering::Release);
+/// What went with the lock besides.
+pub fn seal() -> Seal {
+    match LOCKED.load(Ordering::Acquire) {
+        3 => Seal::Full,
+        2 => Seal::KeepFirmwareCalls,
+        _ => Seal::None,
+    }
+}
+
+/// The machine is locked from now on, and sealed so far.
+pub fn set_locked(seal: Seal) {
+    let value = match seal {
+        Seal::None => 1,
+        Seal::KeepFirmwareCalls => 2,
+        Seal::Full => 3,
+    };
+    LOCKED.store(value, Ordering::Release);
 }
 
 /// The counter with number `counter` (`XENVMF_counter_*`), if there is one.

@@ -32,7 +32,7 @@ unsafe extern "C" {
     fn vmf_c_nr_cpus() -> u32;
     fn vmf_c_this_cpu() -> u32;
     fn vmf_c_next_domain(from: u32, out: *mut Domain) -> bool;
-    fn vmf_c_obstacles(domid: u16, out: *mut Obstacles);
+    fn vmf_c_obstacles(domid: u16, pages: bool, out: *mut Obstacles);
     fn vmf_c_pages(domid: u16, visit: extern "C" fn(*mut c_void, u64), context: *mut c_void);
     fn vmf_c_owned_pages(domid: u16) -> u64;
     fn vmf_c_set_protected(domid: u16);
@@ -40,6 +40,7 @@ unsafe extern "C" {
     fn vmf_c_stray(domid: u16, gfn: u64, mfn: u64, pages: u64);
     fn vmf_c_cpus_offline() -> u32;
     fn vmf_c_its_in_use() -> bool;
+    fn vmf_c_iommu_in_use() -> bool;
     fn vmf_c_alloc(bytes: usize) -> *mut u8;
     fn vmf_c_free(buffer: *mut u8, bytes: usize);
     fn vmf_c_alloc_table() -> u64;
@@ -57,7 +58,9 @@ unsafe extern "C" {
     fn vmf_c_flush_guests();
     fn vmf_c_publish();
     fn vmf_c_freeze(vmid: u16, vttbr: u64) -> bool;
-    fn vmf_c_freeze_done();
+    fn vmf_c_freeze_done(no_smc: bool);
+    fn vmf_c_settle(vttbr: u64, first: bool) -> bool;
+    fn vmf_c_needs_smc() -> bool;
     fn vmf_c_now() -> u64;
     fn vmf_c_xenheap_free_pages() -> u64;
     fn vmf_c_debug_build() -> bool;
@@ -298,10 +301,10 @@ impl Machine for Xen {
         unsafe { vmf_c_next_domain(id, domain.as_mut_ptr()).then(|| domain.assume_init()) }
     }
 
-    fn obstacles(&self, domain: &Domain) -> Obstacles {
+    fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles {
         let mut obstacles = Obstacles::default();
         // SAFETY: the accessor finds the domain itself and fills in numbers.
-        unsafe { vmf_c_obstacles(domain.id, &mut obstacles) };
+        unsafe { vmf_c_obstacles(domain.id, pages, &mut obstacles) };
         obstacles
     }
 
@@ -330,6 +333,16 @@ impl Machine for Xen {
     fn its_in_use(&self) -> bool {
         // SAFETY: plain read.
         unsafe { vmf_c_its_in_use() }
+    }
+
+    fn iommu_in_use(&self) -> bool {
+        // SAFETY: plain read.
+        unsafe { vmf_c_iommu_in_use() }
+    }
+
+    fn needs_firmware(&self) -> bool {
+        // SAFETY: plain reads.
+        unsafe { vmf_c_needs_smc() }
     }
 
     fn alloc(&self, bytes: usize) -> Option<*mut u8> {
@@ -458,7 +471,13 @@ impl Machine for Xen {
         (0..slots).any(|slot| self.readable(Vaddr::new(base + slot * PAGE_SIZE)))
     }
 
-    fn freeze(&self) -> Result<(), Error> {
+    fn settle(&self, vttbr: u64, first: bool) -> bool {
+        // SAFETY: no vCPU runs on this CPU; what a switch to one loads does
+        // not depend on what is there.
+        unsafe { vmf_c_settle(vttbr, first) }
+    }
+
+    fn freeze(&self, no_smc: bool) -> Result<(), Error> {
         for domain in crate::fuse::domains(self) {
             if !domain.flags.contains(DomainFlags::STAGE2) {
                 continue;
@@ -470,7 +489,7 @@ impl Machine for Xen {
             }
         }
         // SAFETY: as above.
-        unsafe { vmf_c_freeze_done() };
+        unsafe { vmf_c_freeze_done(no_smc) };
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use xen_vmf::fuse;
 use xen_vmf::hypercall::{Call, DOMID_INVALID, DOMID_SELF, Job, Outcome, decide};
 use xen_vmf::hypercall::{is_known, needs_privilege};
 use xen_vmf::machine::DomainFlags;
+use xen_vmf::policy::Seal;
 use xen_vmf_abi::*;
 
 fn call(sim: &Sim, cmd: u32, domid: u32, arg0: u64, arg1: u64) -> Result<Outcome, Error> {
@@ -35,7 +36,7 @@ fn value(n: u32) -> Result<Outcome, Error> {
 #[test]
 fn privilege_and_known_commands() {
     for cmd in 0..10 {
-        assert_eq!(is_known(cmd), cmd <= 6);
+        assert_eq!(is_known(cmd), cmd <= 7);
         for (domid, own) in [
             (DOMID_SELF, true),
             (3, true),
@@ -48,13 +49,13 @@ fn privilege_and_known_commands() {
                 arg0: 0,
                 arg1: 0,
             };
-            let free = cmd == XENVMF_status && own;
+            let free = (cmd == XENVMF_status || cmd == XENVMF_version) && own;
             assert_eq!(needs_privilege(&call, 3), !free, "{call:?}");
         }
     }
     assert!(!is_known(u32::MAX));
     let sim = Sim::new(false);
-    assert_eq!(call(&sim, 7, DOMID_SELF, 0, 0), Err(Error::UnknownCommand));
+    assert_eq!(call(&sim, 8, DOMID_SELF, 0, 0), Err(Error::UnknownCommand));
 }
 
 #[test]
@@ -169,9 +170,31 @@ fn protect_and_lock_are_deferred_after_the_preflight() {
     assert_eq!(lock(), Err(Error::Nothing));
     fuse::protect(&sim, 1).expect("protected");
     assert_eq!(protect(1), Err(Error::Done));
-    assert_eq!(lock(), Ok(Outcome::Deferred(Job::Lock)));
+    assert_eq!(lock(), Ok(Outcome::Deferred(Job::Lock(Seal::None))));
+    let seal = |flags| call(&sim, XENVMF_seal, DOMID_INVALID, flags, 0);
+    let keep = u64::from(XENVMF_seal_keep_firmware_calls);
+    let deferred = |seal| Ok(Outcome::Deferred(Job::Lock(seal)));
+    assert_eq!(seal(0), deferred(Seal::Full));
+    assert_eq!(seal(keep), deferred(Seal::KeepFirmwareCalls));
+    assert_eq!(seal(2), Err(Error::Invalid));
+    sim.needs_firmware.set(true);
+    assert_eq!(seal(0), Err(Error::NeedsFirmware));
+    assert_eq!(seal(keep), deferred(Seal::KeepFirmwareCalls));
     sim.its.set(true);
     assert_eq!(lock(), Err(Error::Its));
+}
+
+#[test]
+fn a_job_survives_its_way_to_the_tasklet() {
+    let seals = [Seal::None, Seal::KeepFirmwareCalls, Seal::Full];
+    let jobs = seals.map(Job::Lock).into_iter();
+    let ids = [0, 1, 0x7fef].map(Job::Protect);
+    for job in jobs.chain(ids).chain([Job::CountStray]) {
+        assert_ne!(job.encode(), 0);
+        assert_eq!(Job::decode(job.encode()), Some(job));
+    }
+    assert_eq!(Job::decode(0), None);
+    assert_eq!(Job::decode(u64::MAX), None);
 }
 
 #[test]
@@ -201,7 +224,7 @@ fn status_items() {
         assert_eq!(ask(domid, XENVMF_status_domain_hardware), value(yes));
     }
     for item in 0..30 {
-        assert_eq!(machine(item).is_ok(), item < 6, "{item}");
+        assert_eq!(machine(item).is_ok(), item < 7, "{item}");
         assert_eq!(ask(1, item).is_ok(), (16..=20).contains(&item), "{item}");
     }
 }

@@ -8,6 +8,7 @@ use model::{IMAGE, Op, RAM, STATIC, frames};
 use xen_vmf::error::Error;
 use xen_vmf::fuse;
 use xen_vmf::machine::DomainFlags;
+use xen_vmf::policy::Seal;
 
 type Race = fn(&Sim);
 type Frame<'a> = &'a dyn Fn(&Sim) -> u64;
@@ -20,7 +21,7 @@ fn ready(all: bool) -> Sim {
 
 fn refused(sim: &Sim, why: Error) {
     let before = sim.picture();
-    let result = fuse::lock(sim, &mut |_, _| ());
+    let result = fuse::lock(sim, Seal::None, &mut |_, _| ());
     assert_eq!(result.err(), Some(why));
     assert!(before == sim.picture(), "{why:?} has changed something");
     assert!(!xen_vmf::state::locked());
@@ -32,12 +33,33 @@ fn each_obstacle_is_named() {
     for all in [false, true] {
         refused(&Sim::new(all), Error::Nothing);
         let sim = ready(all);
+        sim.iommu.set(true);
+        refused(&sim, Error::Iommu);
         sim.its.set(true);
         refused(&sim, Error::Its);
         sim.offline.set(1);
         refused(&sim, Error::Again);
         sim.its.set(false);
         refused(&sim, Error::Again);
+    }
+}
+
+#[test]
+fn obstacles_of_the_seal_are_its_own() {
+    for all in [false, true] {
+        let sim = ready(all);
+        sim.needs_firmware.set(true);
+        let before = sim.picture();
+        let result = fuse::lock(&sim, Seal::Full, &mut |_, _| ());
+        assert_eq!(result.err(), Some(Error::NeedsFirmware));
+        assert!(before == sim.picture());
+        // The others get past it.
+        for seal in [Seal::None, Seal::KeepFirmwareCalls] {
+            sim.unlike.set(true);
+            let result = fuse::lock(&sim, seal, &mut |_, _| ());
+            assert_eq!(result.err(), Some(Error::UnlikeCpus));
+            assert!(before == sim.picture());
+        }
     }
 }
 
@@ -58,7 +80,10 @@ fn an_obstacle_that_comes_up_late_is_seen() {
             let undo = sim.doms.borrow()[&1].domain.flags;
             *sim.before_stop.borrow_mut() = Some(Box::new(race));
             let before = sim.picture();
-            assert_eq!(fuse::lock(&sim, &mut |_, _| ()).err(), Some(why));
+            assert_eq!(
+                fuse::lock(&sim, Seal::None, &mut |_, _| ()).err(),
+                Some(why)
+            );
             sim.change(1, |d| d.domain.flags = undo);
             assert!(before == sim.picture(), "{why:?}");
         }
@@ -112,7 +137,7 @@ fn stray_leaves_are_found_and_counted() {
         let root = s.doms.borrow()[&0].domain.root;
         s.map_guest(&root, 0x50001, 3, S2_RAM | 0x52001 << 12);
     }));
-    let result = fuse::lock(&sim, &mut |_, _| ());
+    let result = fuse::lock(&sim, Seal::None, &mut |_, _| ());
     assert_eq!(result.err(), Some(Error::SharedPages));
     assert!(sim.buffers.borrow().is_empty() && !xen_vmf::state::locked());
 }
@@ -140,7 +165,7 @@ fn domains_that_change_between_dry_run_and_rendezvous() {
         *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
             (0..200).for_each(|i| s.own(5, 0x58000 + 2 * i..0x58001 + 2 * i));
         }));
-        let result = fuse::lock(&sim, &mut |_, _| ());
+        let result = fuse::lock(&sim, Seal::None, &mut |_, _| ());
         assert_eq!(result.err(), Some(Error::Again));
         assert!(sim.buffers.borrow().is_empty());
     }

@@ -7,7 +7,7 @@ use model::{FRAMETABLE, FROZEN, IMAGE, RAM, STATIC, XENHEAP, dm, layout, vaddr};
 use xen_vmf::addr::Mfn;
 use xen_vmf::extents::{Extent, FrameSet};
 use xen_vmf::plan::{Policy, Verdict, Verdict::*};
-use xen_vmf::policy::{Lock, Unmap};
+use xen_vmf::policy::{Lock, Seal, Unmap};
 
 const TABLE: u64 = 0x70000;
 const PROTECTED: u64 = 0x52000;
@@ -34,6 +34,7 @@ fn with_sets(extents: &mut [Vec<Extent>; 4], test: impl FnOnce(&Lock)) {
         protected: &b,
         unprotected: &c,
         ram: &d,
+        seal: Seal::None,
     });
 }
 

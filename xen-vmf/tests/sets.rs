@@ -137,7 +137,7 @@ proptest! {
     fn the_xenheap_has_its_size(ram in 0..1u64 << 42, megabytes in 0..5000u64) {
         let bytes = heap::xenheap_bytes(ram, megabytes);
         prop_assert_eq!(bytes % (2 << 20), 0);
-        let wanted = if megabytes != 0 { megabytes << 20 } else { (ram / 64).max(32 << 20) };
+        let wanted = if megabytes != 0 { megabytes << 20 } else { (ram / 64).clamp(32 << 20, 1 << 30) };
         prop_assert!(wanted <= bytes && bytes < wanted + (2 << 20));
         prop_assert_eq!(heap::xenheap_pages(ram, megabytes), bytes / 4096);
     }

@@ -28,6 +28,7 @@ const ACCESSOR: &str = "vmf_c_";
 struct Header {
     file: &'static str,
     guard: &'static str,
+    licence: &'static str,
     about: &'static str,
     include: Option<&'static str>,
     sources: Vec<PathBuf>,
@@ -61,6 +62,8 @@ fn headers(site: &Site) -> Result<Vec<Header>> {
         Header {
             file: "vmf.h",
             guard: "__XEN_PUBLIC_VMF_H__",
+            // As all of Xen's public headers: guests include it.
+            licence: "MIT",
             about: "The vmf_op hypercall: numbers, items and errors.",
             include: None,
             sources: vec![root.join("abi/src/lib.rs")],
@@ -68,6 +71,7 @@ fn headers(site: &Site) -> Result<Vec<Header>> {
         Header {
             file: "vmf_rust.h",
             guard: "ASM_ARM_VMF_RUST_H",
+            licence: "GPL-2.0-only",
             about: "What Xen's C code calls in the crate xen-vmf.",
             include: Some("xen/types.h"),
             sources: c_abi(&root.join("src"))?,
@@ -103,8 +107,8 @@ fn generate(header: &Header) -> Result<String> {
         documentation_style: DocumentationStyle::Doxy,
         include_guard: Some(header.guard.to_owned()),
         header: Some(format!(
-            "/* SPDX-License-Identifier: GPL-2.0-only */\n/*\n * {}\n *\n * Generated from Rust by cargo xtask headers: change it there.\n */",
-            header.about
+            "/* SPDX-License-Identifier: {} */\n/*\n * {}\n *\n * Generated from Rust by cargo xtask headers: change it there.\n */",
+            header.licence, header.about
         )),
         no_includes: true,
         usize_is_size_t: true,
@@ -198,6 +202,7 @@ mod tests {
         let header = Header {
             file: "t.h",
             guard: "T_H",
+            licence: "MIT",
             about: "A test.",
             include: Some("xen/types.h"),
             sources: c_abi(&directory).unwrap(),

@@ -22,15 +22,18 @@
 //! | `EBUSY` | the domain is still being built |
 //! | `EOPNOTSUPP` | the domain cannot be protected: it is the control or hardware domain |
 //! | `EEXIST` | done already: the domain is protected, or the machine is locked |
-//! | `EROFS` | the machine is locked: no further domain can be protected |
+//! | `EROFS` | the machine is locked: no further domain can be protected, and it cannot be sealed any more |
 //! | `ENOENT` | lock with no protected domain; or no further domain |
 //! | `EAGAIN` | CPUs are offline or coming up |
 //! | `EMLINK` | another domain holds grant or foreign mappings of the domain's pages |
 //! | `EADDRINUSE` | Xen holds pages of the domain mapped for a PV interface |
 //! | `EXDEV` | an ITS is in use |
+//! | `EADDRNOTAVAIL` | an IOMMU is in use: its tables and registers are not the fuse's to lock |
 //! | `ENODEV` | a device is assigned to the domain |
 //! | `ENOMEM` | the xenheap has no room for the tables that are needed |
-//! | `E2BIG` | lock with a domain whose VMID is 500 or more, for which the frozen page has no room |
+//! | `E2BIG` | lock with a domain whose VMID is 507 or more, for which the frozen page has no room |
+//! | `ENOEXEC` | seal without firmware calls, where a work-around of a CPU makes one on entry from a guest |
+//! | `ERANGE` | the CPUs differ in what HCR_EL2 can hold, so that one value cannot be locked for all |
 //! | `EIO` | the plan of the lock did not pass its check; nothing was changed |
 #![no_std]
 #![allow(
@@ -73,6 +76,17 @@ pub const XENVMF_counters: u32 = 5;
 /// Returns the smallest domain id that is `arg0` or larger; `ENOENT` where
 /// there is none. `domid` is `DOMID_INVALID`.
 pub const XENVMF_next_domain: u32 = 6;
+/// Does what [`XENVMF_lock`] does, and removes at the same time every
+/// executable page with an instruction that could undo it. `domid` is
+/// `DOMID_INVALID`, `arg0` flags: [`XENVMF_seal_keep_firmware_calls`]. A
+/// machine that is locked cannot be sealed any more: its tables are out of
+/// reach.
+pub const XENVMF_seal: u32 = 7;
+
+/// The page with the instruction `SMC` stays: power management goes on
+/// working, and whoever runs code at EL2 may have firmware start a CPU with
+/// its MMU off.
+pub const XENVMF_seal_keep_firmware_calls: u32 = 1 << 0;
 
 /// Nothing has been removed.
 pub const XENVMF_state_open: u32 = 0;
@@ -80,6 +94,9 @@ pub const XENVMF_state_open: u32 = 0;
 pub const XENVMF_state_unmapped: u32 = 1;
 /// No translation table is mapped any more.
 pub const XENVMF_state_locked: u32 = 2;
+/// No executable page holds an instruction that could change what is
+/// translated, or by which tables.
+pub const XENVMF_state_sealed: u32 = 3;
 
 /// Machine: one of `XENVMF_state_*`.
 pub const XENVMF_status_state: u32 = 0;
@@ -93,6 +110,9 @@ pub const XENVMF_status_xenheap_start: u32 = 3;
 pub const XENVMF_status_xenheap_bytes: u32 = 4;
 /// Machine: free bytes of the xenheap.
 pub const XENVMF_status_xenheap_free: u32 = 5;
+/// Machine: 1 if Xen can call firmware (`SMC`), 0 if the seal has taken that
+/// away.
+pub const XENVMF_status_firmware_calls: u32 = 6;
 /// Domain: 1 if the domain's pages have left the directmap, else 0.
 pub const XENVMF_status_domain_protected: u32 = 16;
 /// Domain: the level that holds for it, one of `XENVMF_state_*`.
@@ -169,5 +189,10 @@ pub const XENVMF_obstacle_its: u32 = 10;
 /// Machine: leaves in the stage 2 of unprotected domains that reach a page
 /// of a protected domain or of Xen.
 pub const XENVMF_obstacle_stage2_leaves: u32 = 11;
+/// Machine: a work-around of a CPU calls firmware on entry from a guest (in
+/// the way of `seal` without [`XENVMF_seal_keep_firmware_calls`]).
+pub const XENVMF_obstacle_firmware_calls: u32 = 12;
+/// Machine: an IOMMU is in use.
+pub const XENVMF_obstacle_iommu: u32 = 13;
 /// Number of obstacles.
-pub const XENVMF_obstacle_end: u32 = 12;
+pub const XENVMF_obstacle_end: u32 = 14;

@@ -185,35 +185,38 @@ impl<'a> Facts<'a> {
         }
         facts.tables.normalise();
         facts.unprotected.normalise();
-        // Last, when all tables are known: no domain may reach one.
-        for table in facts.tables.extents() {
-            facts.stray_leaves += facts.unprotected.overlap(table);
-        }
-        if facts.stray_leaves != 0 {
-            facts.name_strays(machine)?;
-        }
+        facts.find_strays(machine)?;
         Ok(facts)
     }
 
-    /// Says which leaves are stray.
-    fn name_strays<M: Machine>(&self, machine: &M) -> Result<(), Error> {
+    /// Counts and names leaves that reach what they must not, whatever their
+    /// type says. Last, when all tables are known.
+    fn find_strays<M: Machine>(&mut self, machine: &M) -> Result<(), Error> {
         let layout = machine.layout();
         let unprotected = |d: &Domain| !d.flags.contains(DomainFlags::PROTECTED);
+        let mut count = 0;
         for domain in domains(machine).filter(unprotected) {
             each_item(machine, &domain, &mut |item| {
                 if let Item::Leaf(leaf) = item {
                     let frames = Extent::new(leaf.mfn, leaf.pages);
-                    let reached = self.protected.overlap(&frames)
+                    let mut reached = self.protected.overlap(&frames)
+                        + self.tables.overlap(&frames)
                         + layout.in_image(&frames)
                         + frames.overlap(&layout.frametable_frames);
-                    let table = leaf.p2m_type.is_any_ram() && self.tables.overlap(&frames) != 0;
-                    if reached != 0 || table {
+                    // Pages of the xenheap that are a domain's (shared info,
+                    // grant tables) are RAM to it.
+                    if !leaf.p2m_type.is_any_ram() {
+                        reached += frames.overlap(&layout.xenheap);
+                    }
+                    if reached != 0 {
+                        count += 1;
                         machine.stray(&domain, &leaf);
                     }
                 }
                 Ok(())
             })?;
         }
+        self.stray_leaves = count;
         Ok(())
     }
 
@@ -232,15 +235,8 @@ impl<'a> Facts<'a> {
                 Item::Leaf(_) if protected => return Ok(()),
                 Item::Leaf(leaf) => leaf,
             };
-            let frames = Extent::new(leaf.mfn, leaf.pages);
-            self.stray_leaves += u64::from(
-                self.protected.overlap(&frames)
-                    + layout.in_image(&frames)
-                    + frames.overlap(&layout.frametable_frames)
-                    != 0,
-            );
             if leaf.p2m_type.is_any_ram() {
-                self.reachable(frames, &layout.xenheap)?;
+                self.reachable(Extent::new(leaf.mfn, leaf.pages), &layout.xenheap)?;
             }
             // After the one before this domain, never merged with it.
             let storage = &mut self.snapshot[first..];

@@ -1,5 +1,6 @@
 //! `lock`: no translation table is mapped any more, nor anything else that is
-//! not retained.
+//! not retained. `seal` is the same with a shorter list: of the image's text,
+//! code that could undo the lock is not on it.
 
 use super::collect::{Facts, Needs, Share, Storage};
 use super::{domains, first_readable, preflight_machine};
@@ -7,10 +8,10 @@ use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
 use crate::buffer::Buffer;
 use crate::commit;
 use crate::error::Error;
-use crate::extents::Extent;
+use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, DomainFlags, Machine};
 use crate::plan::{self, Count, Edit, Record, Rule, Tally};
-use crate::policy::Lock;
+use crate::policy::{Layout, Lock, Seal};
 use crate::stage2::{self, GuestExtent};
 use crate::state;
 use xen_vmf_abi as abi;
@@ -43,10 +44,11 @@ struct Numbers {
 /// If the self-check finds a table or a protected page still readable.
 pub fn lock<M: Machine>(
     machine: &M,
+    seal: Seal,
     share: &mut dyn FnMut(&Domain, Share),
 ) -> Result<Frozen, Error> {
     let start = machine.now();
-    preflight_machine(machine)?;
+    preflight_machine(machine, seal)?;
     for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::STAGE2)) {
         stage2::validate(machine, &domain.root);
     }
@@ -57,10 +59,11 @@ pub fn lock<M: Machine>(
     let mut mapped = Buffer::default();
     let mut work = Work::default();
     let result = retain(machine, &mut storage, &mut mapped)
-        .and_then(|()| work.prepare(machine, &mut storage))
+        .and_then(|()| work.prepare(machine, seal, &mut storage))
+        .and_then(|()| settle(machine))
         .and_then(|()| {
-            let (numbers, facts) = stopped(machine, &mut storage, &mut work, share)?;
-            check(machine, &facts, work.linked());
+            let (numbers, facts) = stopped(machine, seal, &mut storage, &mut work, share)?;
+            check(machine, seal, &facts, work.linked());
             Ok(numbers)
         });
     let result = match result {
@@ -150,7 +153,12 @@ struct Work {
 }
 
 impl Work {
-    fn prepare<M: Machine>(&mut self, machine: &M, storage: &mut Storage) -> Result<(), Error> {
+    fn prepare<M: Machine>(
+        &mut self,
+        machine: &M,
+        seal: Seal,
+        storage: &mut Storage,
+    ) -> Result<(), Error> {
         let mut count = Count::default();
         {
             // The tables that `retain` allocated are not in the first count.
@@ -163,7 +171,7 @@ impl Work {
             plan::plan(
                 machine,
                 machine.root(),
-                &policy(&layout, &facts),
+                &policy(&layout, seal, &facts),
                 &mut count,
             )?;
         }
@@ -193,19 +201,34 @@ impl Work {
     }
 }
 
-fn policy<'a>(layout: &'a crate::policy::Layout, facts: &'a Facts) -> Lock<'a> {
+fn policy<'a>(layout: &'a Layout, seal: Seal, facts: &'a Facts) -> Lock<'a> {
     Lock {
         layout,
         tables: &facts.tables,
         protected: &facts.protected,
         unprotected: &facts.unprotected,
         ram: &facts.ram,
+        seal,
+    }
+}
+
+/// Lets every CPU hold what the lock allows. No vCPU runs, so it stays.
+fn settle<M: Machine>(machine: &M) -> Result<(), Error> {
+    let vttbr = domains(machine)
+        .find(|d| d.flags.contains(DomainFlags::STAGE2))
+        .map_or(0, |d| d.vttbr);
+    if machine.settle(vttbr, true) && machine.on_every_cpu(&|machine| machine.settle(vttbr, false))
+    {
+        Ok(())
+    } else {
+        Err(Error::UnlikeCpus)
     }
 }
 
 /// The part with all CPUs stopped.
 fn stopped<'a, M: Machine>(
     machine: &M,
+    seal: Seal,
     storage: &'a mut Storage,
     work: &mut Work,
     share: &mut dyn FnMut(&Domain, Share),
@@ -214,13 +237,13 @@ fn stopped<'a, M: Machine>(
     let mut outcome = None;
     machine.rendezvous(&mut |machine| {
         let start = machine.now();
-        preflight_machine(machine)?;
+        preflight_machine(machine, seal)?;
         let storage = storage.take().ok_or(Error::Again)?;
         let facts = Facts::gather(machine, storage, share)?;
         if facts.stray_leaves != 0 {
             return Err(Error::SharedPages);
         }
-        let mut numbers = carry_out(machine, &facts, work)?;
+        let mut numbers = carry_out(machine, seal, &facts, work)?;
         numbers.stopped_ns = machine.now() - start;
         outcome = Some((numbers, facts));
         Ok(())
@@ -228,16 +251,23 @@ fn stopped<'a, M: Machine>(
     outcome.ok_or(Error::Again)
 }
 
-fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<Numbers, Error> {
+fn carry_out<M: Machine>(
+    machine: &M,
+    seal: Seal,
+    facts: &Facts,
+    work: &mut Work,
+) -> Result<Numbers, Error> {
     let layout = machine.layout();
     let root = machine.root();
     let spare = &mut work.spare.items()[..work.tables];
     let mut record = Record::new(machine, work.edits.items(), spare);
-    plan::plan(machine, root, &policy(&layout, facts), &mut record)?;
+    plan::plan(machine, root, &policy(&layout, seal, facts), &mut record)?;
     let (edits, used, tally) = record.finish();
 
+    let mut text = [Extent::new(Mfn::new(0), 0); 2];
+    let text = gone_text(&layout, seal, &mut text)?;
     let rule = Rule {
-        forbidden: &[&facts.tables, &facts.protected],
+        forbidden: &[&facts.tables, &facts.protected, &text],
         except: layout.windows,
     };
     plan::verify(machine, root, edits, &rule)?;
@@ -249,17 +279,18 @@ fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<
     }
     commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
 
-    machine.freeze()?;
+    machine.freeze(seal == Seal::Full)?;
     commit::commit(machine, edits);
     machine.destroy_windows();
     machine.flush_all();
-    state::set_locked();
+    state::set_locked(seal);
     // The tables at the front of the list are in use now.
     spare.rotate_left(used);
     work.tables -= used;
     work.linked = used;
     let retained =
-        facts.unprotected.pages() + layout.xenheap.pages + layout.in_image(&layout.image_frames);
+        facts.unprotected.pages() + layout.xenheap.pages + layout.in_image(&layout.image_frames)
+            - text.pages();
     Ok(Numbers {
         tally,
         tables: facts.tables.pages() + used as u64,
@@ -270,10 +301,26 @@ fn carry_out<M: Machine>(machine: &M, facts: &Facts, work: &mut Work) -> Result<
     })
 }
 
+/// The frames of text that go with `seal`.
+fn gone_text<'a>(
+    layout: &Layout,
+    seal: Seal,
+    storage: &'a mut [Extent],
+) -> Result<FrameSet<'a>, Error> {
+    let mut text = FrameSet::new(storage);
+    for frames in [layout.boot_text, layout.smc_text] {
+        if seal.takes(layout, &frames) != 0 {
+            text.push(frames)?;
+        }
+    }
+    text.normalise();
+    Ok(text)
+}
+
 /// On every CPU: no table and no protected page can be read, at its address
 /// in the directmap or in the image, and no window is left. The xenheap can,
 /// so that the check is seen to tell the two apart.
-fn check<M: Machine>(machine: &M, facts: &Facts, linked: &[Mfn]) {
+fn check<M: Machine>(machine: &M, seal: Seal, facts: &Facts, linked: &[Mfn]) {
     let layout = machine.layout();
     let image_address = |table: Mfn| {
         let offset = table.get().wrapping_sub(layout.image_frames.start.get());
@@ -289,7 +336,12 @@ fn check<M: Machine>(machine: &M, facts: &Facts, linked: &[Mfn]) {
         let mut statics = (0..).map_while(|i| machine.static_table(i));
         let image = statics.any(|t| machine.readable(image_address(t)));
         let heap = machine.readable(Vaddr::new(layout.xenheap_va.start));
-        table.is_none()
+        let text = [layout.boot_text, layout.smc_text]
+            .iter()
+            .filter(|frames| seal.takes(&layout, frames) != 0)
+            .any(|frames| machine.readable(image_address(frames.start)));
+        !text
+            && table.is_none()
             && page.is_none()
             && new.is_none()
             && !image
@@ -298,6 +350,6 @@ fn check<M: Machine>(machine: &M, facts: &Facts, linked: &[Mfn]) {
     });
     assert!(
         clean,
-        "self-check: a table or a protected page is still mapped"
+        "self-check: a table, a protected page, or sealed code is still mapped"
     );
 }

@@ -15,8 +15,9 @@
 //!    not translate any more. If one does, Xen stops: that is a broken
 //!    invariant of the fuse, and going on would be a lie.
 //!
-//! States: `open` -> `unmapped` (a domain is protected) -> `locked`. There is
-//! no way back.
+//! States: `open` -> `unmapped` (a domain is protected) -> `locked`, or at
+//! once `sealed`. There is no way back, and none from `locked` to `sealed`:
+//! the tables that would have to change are out of reach.
 
 mod collect;
 mod lock;
@@ -28,6 +29,7 @@ pub use protect::protect;
 use crate::error::Error;
 use crate::extents::Extent;
 use crate::machine::{Domain, DomainFlags, Machine};
+use crate::policy::Seal;
 use crate::state;
 use xen_vmf_abi as abi;
 
@@ -61,9 +63,9 @@ pub fn domain_obstacle<M: Machine>(machine: &M, domain: &Domain, obstacle: u32) 
         ),
         abi::XENVMF_obstacle_dying => flag(DomainFlags::DYING),
         abi::XENVMF_obstacle_unfinished => 1 - flag(DomainFlags::BUILT),
-        abi::XENVMF_obstacle_shared_pages => machine.obstacles(domain).shared_pages,
-        abi::XENVMF_obstacle_pv_pages => machine.obstacles(domain).pv_pages,
-        abi::XENVMF_obstacle_devices => machine.obstacles(domain).devices,
+        abi::XENVMF_obstacle_shared_pages => machine.obstacles(domain, true).shared_pages,
+        abi::XENVMF_obstacle_pv_pages => machine.obstacles(domain, false).pv_pages,
+        abi::XENVMF_obstacle_devices => machine.obstacles(domain, false).devices,
         abi::XENVMF_obstacle_protected => flag(DomainFlags::PROTECTED),
         _ => return None,
     })
@@ -81,6 +83,8 @@ pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
         }
         abi::XENVMF_obstacle_cpus_offline => machine.cpus_offline(),
         abi::XENVMF_obstacle_its => u32::from(machine.its_in_use()),
+        abi::XENVMF_obstacle_iommu => u32::from(machine.iommu_in_use()),
+        abi::XENVMF_obstacle_firmware_calls => u32::from(machine.needs_firmware()),
         // Locked: stage 2 was found clean, and cannot change.
         abi::XENVMF_obstacle_stage2_leaves if state::locked() => 0,
         _ => return None,
@@ -107,7 +111,7 @@ pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), 
     if !domain.flags.contains(DomainFlags::BUILT) {
         return Err(Error::Unfinished);
     }
-    let found = machine.obstacles(domain);
+    let found = machine.obstacles(domain, true);
     if found.devices != 0 {
         return Err(Error::Devices);
     }
@@ -122,15 +126,23 @@ pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), 
 
 /// The first thing in the way of the lock, but for what only a walk through
 /// every stage 2 can tell.
-pub fn preflight_machine<M: Machine>(machine: &M) -> Result<(), Error> {
+pub fn preflight_machine<M: Machine>(machine: &M, seal: Seal) -> Result<(), Error> {
     if state::locked() {
-        return Err(Error::Done);
+        // What a lock has left mapped cannot be reached any more.
+        let less = seal != Seal::None && state::seal() != seal;
+        return Err(if less { Error::Locked } else { Error::Done });
     }
     if machine.cpus_offline() != 0 {
         return Err(Error::Again);
     }
     if machine.its_in_use() {
         return Err(Error::Its);
+    }
+    if machine.iommu_in_use() {
+        return Err(Error::Iommu);
+    }
+    if seal == Seal::Full && machine.needs_firmware() {
+        return Err(Error::NeedsFirmware);
     }
     if machine_obstacle(machine, abi::XENVMF_obstacle_nothing_protected) != Some(0) {
         return Err(Error::Nothing);

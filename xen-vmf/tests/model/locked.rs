@@ -1,28 +1,46 @@
 //! What must hold after a lock, judged by frame and from the outside.
 
-use super::machine::{Dom, Sim};
+use super::machine::{CPUS, Dom, Sim};
 use super::*;
+use xen_vmf::error::Error;
 use xen_vmf::fuse;
+use xen_vmf::hypercall::{self, Call, Outcome};
 use xen_vmf::machine::{DomainFlags, Machine};
+use xen_vmf::policy::Seal;
 use xen_vmf::snapshot;
 use xen_vmf_abi as abi;
 
-/// Locks `sim`, in which domain 1 is protected, and checks everything.
-/// Can be done once in a process.
-pub fn lock_and_check(sim: &Sim) {
+/// Locks a machine, sealing it so far, and checks everything. A refusal on the
+/// way does not spoil the next attempt. Being locked is a state of the
+/// process, so each test program can do it once.
+pub fn lock_and_check(all: bool, seal: Seal) {
+    let sim = &Sim::new(all);
+    fuse::protect(sim, 1).expect("protected");
+    sim.freeze_fails.set(true);
+    let before = sim.picture();
+    let refused = fuse::lock(sim, seal, &mut |_, _| ());
+    assert_eq!(refused.err(), Some(Error::TooManyDomains));
+    assert!(before == sim.picture());
+    sim.freeze_fails.set(false);
+    // What a run without the seal needs is no obstacle to it.
+    sim.needs_firmware.set(seal != Seal::Full);
+
     let tables = sim.table_frames();
     let protected = sim.owned(1);
     let guests: Vec<(u16, Vec<Cached>)> = [0, 5].map(|id| (id, sim.guest(id).1)).into();
 
     let mut shares = BTreeMap::new();
-    let frozen = fuse::lock(sim, &mut |domain: &xen_vmf::machine::Domain, share| {
-        shares.insert(domain.id, share);
-    })
-    .expect("locked");
+    let frozen =
+        fuse::lock(sim, seal, &mut |domain: &xen_vmf::machine::Domain,
+                                    share| {
+            shares.insert(domain.id, share);
+        })
+        .expect("locked");
 
     nothing_forbidden(sim, &tables, &protected);
-    retained(sim);
+    retained(sim, seal);
     order(sim);
+    assert_eq!(sim.no_smc.get(), Some(seal == Seal::Full));
     for (id, leaves) in guests {
         let share = shares[&id];
         let extents = &frozen.snapshot[share.first..share.first + share.len];
@@ -37,7 +55,21 @@ pub fn lock_and_check(sim: &Sim) {
     for id in [0, 1, 5] {
         assert!(sim.guest(id).1.iter().all(|leaf| leaf.bits & 1 == 1));
     }
-    after(sim);
+    after(sim, seal);
+}
+
+/// A status item of the machine.
+fn value(sim: &Sim, item: u32) -> Result<u32, Error> {
+    let call = Call {
+        cmd: abi::XENVMF_status,
+        domid: hypercall::DOMID_INVALID,
+        arg0: item.into(),
+        arg1: 0,
+    };
+    match hypercall::decide(sim, &call, 0)? {
+        Outcome::Value(value) => Ok(value),
+        Outcome::Deferred(job) => panic!("{job:?}"),
+    }
 }
 
 fn nothing_forbidden(sim: &Sim, tables: &BTreeSet<u64>, protected: &BTreeSet<u64>) {
@@ -78,15 +110,20 @@ fn nothing_forbidden(sim: &Sim, tables: &BTreeSet<u64>, protected: &BTreeSet<u64
     );
 }
 
-fn retained(sim: &Sim) {
+fn retained(sim: &Sim, seal: Seal) {
     let pages = sim.memory.pages();
     let layout = layout();
     let tables = sim.table_frames();
     for i in 0..IMAGE.pages {
         let mfn = IMAGE.start.get() + i;
         let found = pages.get(&(layout.image.start + (i << 12)));
-        if tables.contains(&mfn) {
-            assert_eq!(found, None);
+        let sealed = match seal {
+            Seal::None => false,
+            Seal::KeepFirmwareCalls => i < 2,
+            Seal::Full => i < 3,
+        };
+        if sealed || tables.contains(&mfn) {
+            assert_eq!(found, None, "image {mfn:#x}");
         } else {
             assert_eq!(
                 found,
@@ -114,6 +151,16 @@ fn order(sim: &Sim) {
     let last = |wanted: Op| ops.iter().rposition(|&o| o == wanted).expect("done");
     let (stop, go) = (last(Op::Stop), last(Op::Go));
     assert!(last(Op::FlushGuests) < stop);
+    // Every CPU, and the one that the fuse is blown on twice.
+    let settled = |o: &&Op| matches!(o, Op::Settle(_));
+    let since = ops
+        .iter()
+        .rposition(|&o| o == Op::FlushGuests)
+        .expect("done");
+    assert_eq!(
+        ops[since..stop].iter().filter(settled).count(),
+        CPUS as usize + 1
+    );
     assert!(stop < last(Op::Freeze) && last(Op::Freeze) < last(Op::DestroyWindows));
     let mut live = sim.memory.live();
     // New tables are filled before they are linked.
@@ -140,7 +187,7 @@ fn order(sim: &Sim) {
 }
 
 /// The time after: no way back, nothing leaked, the state is visible.
-fn after(sim: &Sim) {
+fn after(sim: &Sim, seal: Seal) {
     assert!(xen_vmf::state::locked());
     assert_eq!(
         sim.buffers.borrow().len(),
@@ -152,9 +199,22 @@ fn after(sim: &Sim) {
         sim.spare.borrow().iter().all(|t| live.contains_key(t)),
         "a table is leaked"
     );
-    assert!(fuse::lock(sim, &mut |_, _| ()).is_err_and(|e| e == xen_vmf::error::Error::Done));
-    assert_eq!(fuse::protect(sim, 5), Err(xen_vmf::error::Error::Locked));
-    assert_eq!(fuse::protect(sim, 1), Err(xen_vmf::error::Error::Done));
+    assert_eq!(xen_vmf::state::seal(), seal);
+    for again in [Seal::None, Seal::KeepFirmwareCalls, Seal::Full] {
+        // Tables are out of reach: what is mapped stays.
+        let done = again == Seal::None || again == seal;
+        let why = if done { Error::Done } else { Error::Locked };
+        assert_eq!(fuse::lock(sim, again, &mut |_, _| ()).err(), Some(why));
+    }
+    assert_eq!(fuse::protect(sim, 5), Err(Error::Locked));
+    assert_eq!(fuse::protect(sim, 1), Err(Error::Done));
+    let level = match seal {
+        Seal::None => abi::XENVMF_state_locked,
+        _ => abi::XENVMF_state_sealed,
+    };
+    assert_eq!(value(sim, abi::XENVMF_status_state), Ok(level));
+    let firmware = u32::from(seal != Seal::Full);
+    assert_eq!(value(sim, abi::XENVMF_status_firmware_calls), Ok(firmware));
     let doms: Vec<Dom> = sim.doms.borrow().values().cloned().collect();
     for dom in doms {
         let wanted = dom.domain.id == 1;

@@ -38,6 +38,12 @@ pub struct Sim {
     pub window_tables: Vec<u64>,
     pub offline: Cell<u32>,
     pub its: Cell<bool>,
+    pub iommu: Cell<bool>,
+    pub needs_firmware: Cell<bool>,
+    /// CPUs read back what the first one did not.
+    pub unlike: Cell<bool>,
+    /// What the frozen page says about firmware calls.
+    pub no_smc: Cell<Option<bool>>,
     pub before_stop: RefCell<Option<Hook>>,
     pub freeze_fails: Cell<bool>,
     /// The allocation that fails, counted from 0.
@@ -347,7 +353,7 @@ impl Machine for Sim {
             .find(|d| u32::from(d.id) >= id)
     }
 
-    fn obstacles(&self, domain: &Domain) -> Obstacles {
+    fn obstacles(&self, domain: &Domain, _: bool) -> Obstacles {
         self.doms.borrow()[&domain.id].obstacles
     }
 
@@ -368,6 +374,14 @@ impl Machine for Sim {
 
     fn its_in_use(&self) -> bool {
         self.its.get()
+    }
+
+    fn iommu_in_use(&self) -> bool {
+        self.iommu.get()
+    }
+
+    fn needs_firmware(&self) -> bool {
+        self.needs_firmware.get()
     }
 
     fn alloc(&self, bytes: usize) -> Option<*mut u8> {
@@ -475,8 +489,15 @@ impl Machine for Sim {
             .any(|at| self.memory.readable(start + at))
     }
 
-    fn freeze(&self) -> Result<(), Error> {
+    fn settle(&self, vttbr: u64, first: bool) -> bool {
+        assert!(!self.stopped.get() && vttbr != 0);
+        self.memory.log(Op::Settle(vttbr));
+        first || !self.unlike.get()
+    }
+
+    fn freeze(&self, no_smc: bool) -> Result<(), Error> {
         assert!(self.stopped.get());
+        self.no_smc.set(Some(no_smc));
         self.memory.log(Op::Freeze);
         if self.freeze_fails.get() {
             return Err(Error::TooManyDomains);

@@ -35,6 +35,9 @@ pub const BASE: u64 = 4 * SLOT;
 pub const DIRECTMAP: u64 = 256 * SLOT;
 pub const IMAGE: Extent = Extent::new(Mfn::new(0x40200), 64);
 pub const FROZEN: u64 = 0x40214;
+/// The first pages of the image: boot-time code, and what calls firmware.
+pub const BOOT_TEXT: Extent = Extent::new(IMAGE.start, 2);
+pub const SMC_TEXT: Extent = Extent::new(Mfn::new(IMAGE.start.get() + 2), 1);
 pub const STATIC: u64 = 0x40230;
 pub const STATICS: u64 = 5;
 pub const FRAMETABLE: Extent = Extent::new(Mfn::new(0x40400), 512);
@@ -65,6 +68,7 @@ pub enum Op {
     ClearWindows,
     DestroyWindows,
     Freeze,
+    Settle(u64),
 }
 
 /// A translation that a TLB may hold: address, level, entry.
@@ -348,6 +352,8 @@ pub fn layout() -> Layout {
         init_frames: Extent::new(Mfn::new(0), 0),
         frametable_frames: FRAMETABLE,
         xenheap: XENHEAP,
+        boot_text: BOOT_TEXT,
+        smc_text: SMC_TEXT,
         frozen: Mfn::new(FROZEN),
     }
 }
