@@ -87,6 +87,8 @@ pub enum State {
     Unmapped,
     /// No translation table is mapped any more.
     Locked,
+    /// Nor is there an instruction that could undo that.
+    Sealed,
 }
 
 impl State {
@@ -96,6 +98,7 @@ impl State {
             abi::XENVMF_state_open => Some(Self::Open),
             abi::XENVMF_state_unmapped => Some(Self::Unmapped),
             abi::XENVMF_state_locked => Some(Self::Locked),
+            abi::XENVMF_state_sealed => Some(Self::Sealed),
             _ => None,
         }
     }
@@ -107,6 +110,7 @@ impl State {
             Self::Open => "open",
             Self::Unmapped => "unmapped",
             Self::Locked => "locked",
+            Self::Sealed => "sealed",
         }
     }
 
@@ -117,6 +121,7 @@ impl State {
             Self::Open => None,
             Self::Unmapped => Some("unmap"),
             Self::Locked => Some("lock"),
+            Self::Sealed => Some("seal"),
         }
     }
 }
@@ -148,6 +153,10 @@ pub enum Obstacle {
     Its,
     /// Stage-2 leaves of unprotected domains reach protected pages or Xen's.
     Stage2Leaves,
+    /// A work-around of a CPU calls firmware (in the way of a full seal).
+    FirmwareCalls,
+    /// An IOMMU is in use.
+    Iommu,
 }
 
 impl Obstacle {
@@ -162,12 +171,14 @@ impl Obstacle {
         Self::Protected,
     ];
     /// Those of the machine.
-    pub const MACHINE: [Self; 5] = [
+    pub const MACHINE: [Self; 7] = [
         Self::Locked,
         Self::NothingProtected,
         Self::CpusOffline,
         Self::Its,
+        Self::Iommu,
         Self::Stage2Leaves,
+        Self::FirmwareCalls,
     ];
 
     /// Its number in the interface.
@@ -186,6 +197,8 @@ impl Obstacle {
             Self::CpusOffline => abi::XENVMF_obstacle_cpus_offline,
             Self::Its => abi::XENVMF_obstacle_its,
             Self::Stage2Leaves => abi::XENVMF_obstacle_stage2_leaves,
+            Self::FirmwareCalls => abi::XENVMF_obstacle_firmware_calls,
+            Self::Iommu => abi::XENVMF_obstacle_iommu,
         }
     }
 
@@ -205,6 +218,8 @@ impl Obstacle {
             Self::CpusOffline => "cpus-offline",
             Self::Its => "its",
             Self::Stage2Leaves => "stage2-leaves",
+            Self::FirmwareCalls => "firmware-calls",
+            Self::Iommu => "iommu",
         }
     }
 }
@@ -218,6 +233,8 @@ pub struct MachineStatus {
     pub directmap: bool,
     /// Xen is a debug build.
     pub debug: bool,
+    /// Xen can call firmware (`SMC`); a full seal takes that away.
+    pub firmware_calls: bool,
     /// Number of protected domains.
     pub protected_domains: u64,
     /// First machine address of the xenheap.
@@ -386,6 +403,22 @@ impl Machine {
         Ok(())
     }
 
+    /// Locks, and removes what could undo the lock. Firmware can still be
+    /// called afterwards if `keep_firmware_calls`.
+    ///
+    /// # Errors
+    /// Those of the hypercall; nothing has changed then.
+    pub fn seal(&self, keep_firmware_calls: bool) -> Result<(), Error> {
+        let flags = if keep_firmware_calls {
+            abi::XENVMF_seal_keep_firmware_calls
+        } else {
+            0
+        };
+        let arguments = [abi::XENVMF_seal.into(), DOMID_INVALID, flags.into(), 0];
+        self.call(&|| "sealing".into(), arguments)?;
+        Ok(())
+    }
+
     /// Reads a value of up to 64 bits in words of 31, again where it has
     /// changed meanwhile.
     fn wide(
@@ -437,6 +470,8 @@ impl Machine {
             state: self.state(None, abi::XENVMF_status_state)?,
             directmap: has(abi::XENVMF_feature_directmap),
             debug: has(abi::XENVMF_feature_debug),
+            firmware_calls: self.item(None, abi::XENVMF_status_firmware_calls, "firmware calls")?
+                != 0,
             protected_domains: self.item(
                 None,
                 abi::XENVMF_status_protected_domains,

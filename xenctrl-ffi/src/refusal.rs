@@ -40,6 +40,14 @@ pub enum Refusal {
     Devices,
     /// ENOMEM: the xenheap has no room for tables.
     NoMemory,
+    /// EADDRNOTAVAIL: an IOMMU is in use.
+    Iommu,
+    /// E2BIG: a domain's VMID is too large for the frozen page.
+    TooManyDomains,
+    /// ENOEXEC: a work-around of a CPU calls firmware.
+    NeedsFirmware,
+    /// ERANGE: CPUs differ in what HCR_EL2 can hold.
+    UnlikeCpus,
     /// EIO: the plan of the lock did not pass its check.
     PlanRejected,
     /// An errno that the interface does not document.
@@ -48,7 +56,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every documented refusal, with its errno.
-    pub const DOCUMENTED: [(i32, Self); 17] = [
+    pub const DOCUMENTED: [(i32, Self); 21] = [
         (libc::ENOSYS, Self::Unknown),
         (libc::EINVAL, Self::Invalid),
         (libc::EPERM, Self::NotControlDomain),
@@ -66,6 +74,10 @@ impl Refusal {
         (libc::ENODEV, Self::Devices),
         (libc::ENOMEM, Self::NoMemory),
         (libc::EIO, Self::PlanRejected),
+        (libc::EADDRNOTAVAIL, Self::Iommu),
+        (libc::E2BIG, Self::TooManyDomains),
+        (libc::ENOEXEC, Self::NeedsFirmware),
+        (libc::ERANGE, Self::UnlikeCpus),
     ];
 
     /// The refusal that `errno` (positive) stands for.
@@ -98,6 +110,10 @@ impl Refusal {
             Self::Devices => libc::ENODEV,
             Self::NoMemory => libc::ENOMEM,
             Self::PlanRejected => libc::EIO,
+            Self::Iommu => libc::EADDRNOTAVAIL,
+            Self::TooManyDomains => libc::E2BIG,
+            Self::NeedsFirmware => libc::ENOEXEC,
+            Self::UnlikeCpus => libc::ERANGE,
             Self::Other(errno) => errno,
         }
     }
@@ -123,6 +139,10 @@ impl Refusal {
             Self::Devices => "devices",
             Self::NoMemory => "no-memory",
             Self::PlanRejected => "plan-rejected",
+            Self::Iommu => "iommu",
+            Self::TooManyDomains => "too-many-domains",
+            Self::NeedsFirmware => "needs-firmware",
+            Self::UnlikeCpus => "unlike-cpus",
             Self::Other(_) => "other",
         }
     }
@@ -139,7 +159,7 @@ impl fmt::Display for Refusal {
             Self::Unfinished => "the domain is still being built; try again when it runs",
             Self::ControlDomain => "the control and hardware domains cannot be protected",
             Self::Already => "that is done already",
-            Self::Locked => "the machine is locked; protect more domains before the next lock, after a reboot",
+            Self::Locked => "the machine is locked; what is not protected or sealed by now needs a reboot first",
             Self::Nothing => "no domain is protected; protect one first",
             Self::CpusOffline => "not all CPUs are online; bring them up, or boot with maxcpus= to do without them",
             Self::SharedPages => "another domain has pages of the domain mapped; detach its backends and unmap them",
@@ -148,6 +168,10 @@ impl fmt::Display for Refusal {
             Self::Devices => "a device is assigned to the domain; take it away",
             Self::NoMemory => "the xenheap is full; boot Xen with a larger xenheap_megabytes=",
             Self::PlanRejected => "the plan of the lock did not pass its check and nothing was changed; Xen's log (xl dmesg) says which",
+            Self::Iommu => "an IOMMU is in use; boot Xen with iommu=no",
+            Self::TooManyDomains => "there have been too many domains since boot; boot again and blow the fuse earlier",
+            Self::NeedsFirmware => "a work-around of a CPU calls firmware on entry from a guest; keep firmware calls, or do without the work-around",
+            Self::UnlikeCpus => "the CPUs differ in HCR_EL2; use CPUs of one kind",
             Self::Other(errno) => return write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
         })
     }
@@ -181,7 +205,7 @@ mod tests {
     fn numbers_are_those_of_xens_errno_h() {
         // public/errno.h, which is generic Linux.
         let xen = [
-            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5,
+            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5, 99, 7, 8, 34,
         ];
         assert_eq!(Refusal::DOCUMENTED.map(|(errno, _)| errno), xen);
     }

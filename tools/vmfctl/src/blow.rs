@@ -1,4 +1,4 @@
-//! `vmfctl protect`, `lock` and `blow`: check, preview, confirmation, the
+//! `vmfctl protect`, `lock`, `seal` and `blow`: check, preview, confirmation, the
 //! deed, and a second look before success is reported.
 //!
 //! Everything that can be checked is checked before the first step that cannot
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use xen_vmf_abi::{
     XENVMF_counter_lock_ns, XENVMF_counter_lock_stopped_ns, XENVMF_counter_protect_ns,
 };
-use xenctrl_ffi::{DomId, State};
+use xenctrl_ffi::{DomId, MachineStatus, State};
 
 use crate::Context;
-use crate::check::{Aim, Report};
+use crate::check::{Aim, Goal, Report};
 use crate::failure::{Failure, list};
 use crate::select;
-use crate::status::{domain_json, meaning};
+use crate::status::{domain_json, firmware, meaning};
 
 /// What stops working for a protected domain.
 const PROTECTED: [&str; 4] = [
@@ -35,6 +35,14 @@ const LOCKED: [&str; 5] = [
     "no further domain can be protected",
 ];
 
+/// What stops working when nothing is left that could undo the lock.
+const SEALED: [&str; 1] = ["boot-time code is gone for good: nothing more than after a lock"];
+/// What stops working without firmware.
+const NO_FIRMWARE: [&str; 2] = [
+    "Xen can neither reset the machine nor switch it off: `reboot` and `poweroff` of dom0 leave it halted",
+    "guests' calls of firmware (TEE, SCMI, platform) are answered with NOT_SUPPORTED",
+];
+
 /// `vmfctl protect`.
 ///
 /// # Errors
@@ -48,23 +56,39 @@ pub fn protect(context: &Context, words: &[String]) -> Result<(), Failure> {
 /// # Errors
 /// What stands in the way, or Xen's.
 pub fn lock(context: &Context) -> Result<(), Failure> {
-    carry_out(context, &[], Aim::Lock)
+    carry_out(context, &[], Aim::Lock(Goal::Lock))
+}
+
+/// `vmfctl seal`.
+///
+/// # Errors
+/// What stands in the way, or Xen's.
+pub fn seal(context: &Context, keep_firmware_calls: bool) -> Result<(), Failure> {
+    let goal = if keep_firmware_calls {
+        Goal::SealKeepingFirmware
+    } else {
+        Goal::Seal
+    };
+    carry_out(context, &[], Aim::Lock(goal))
 }
 
 /// `vmfctl blow`.
 ///
 /// # Errors
 /// What stands in the way, or Xen's.
-pub fn blow(context: &Context, words: &[String]) -> Result<(), Failure> {
-    carry_out(context, words, Aim::Blow)
+pub fn blow(context: &Context, words: &[String], goal: Goal) -> Result<(), Failure> {
+    carry_out(context, words, Aim::Blow(goal))
 }
 
 fn carry_out(context: &Context, words: &[String], aim: Aim) -> Result<(), Failure> {
     let report = Report::new(context, select::select(context, words)?, aim)?;
     let protect: Vec<DomId> = report.unprotected().map(select::Domain::id).collect();
-    let lock = aim != Aim::Protect && !report.locked;
+    let lock = aim.goal().filter(|_| !report.locked);
+    if let Some(goal) = aim.goal().filter(|_| report.locked) {
+        not_too_late(&context.machine.status()?, goal)?;
+    }
 
-    if protect.is_empty() && !lock && report.clear() {
+    if protect.is_empty() && lock.is_none() && report.clear() {
         return finish(context, &report, aim, &Times::default(), true);
     }
     if report.locked && !protect.is_empty() {
@@ -92,15 +116,38 @@ fn carry_out(context: &Context, words: &[String], aim: Aim) -> Result<(), Failur
             .map_err(|error| half_way(error, &done))?;
         done.push(id);
     }
-    if lock {
-        say(context, "locking");
-        context
-            .machine
-            .lock()
-            .map_err(|error| half_way(error, &done))?;
+    if let Some(goal) = lock {
+        say(
+            context,
+            if goal == Goal::Lock {
+                "locking"
+            } else {
+                "sealing"
+            },
+        );
+        match goal {
+            Goal::Lock => context.machine.lock(),
+            Goal::SealKeepingFirmware => context.machine.seal(true),
+            Goal::Seal => context.machine.seal(false),
+        }
+        .map_err(|error| half_way(error, &done))?;
     }
     let times = Times::read(context)?.since(&before);
     finish(context, &report, aim, &times, false)
+}
+
+/// On a locked machine: whether it has reached `goal` already.
+fn not_too_late(status: &MachineStatus, goal: Goal) -> Result<(), Failure> {
+    let reached = match goal {
+        Goal::Lock => true,
+        Goal::SealKeepingFirmware => status.state == State::Sealed,
+        Goal::Seal => status.state == State::Sealed && !status.firmware_calls,
+    };
+    match (reached, status.state) {
+        (true, _) => Ok(()),
+        (false, State::Sealed) => Err(Failure::TooLateToSeal("sealed with firmware calls")),
+        (false, _) => Err(Failure::TooLateToSeal("locked")),
+    }
 }
 
 fn half_way(error: xenctrl_ffi::Error, done: &[DomId]) -> Failure {
@@ -165,14 +212,20 @@ impl fmt::Display for Times {
 }
 
 /// Shows what will stop working, and asks for the word.
-fn confirm(aim: Aim, report: &Report, protect: &[DomId], lock: bool) -> Result<(), Failure> {
+fn confirm(
+    aim: Aim,
+    report: &Report,
+    protect: &[DomId],
+    lock: Option<Goal>,
+) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::NoTerminal);
     }
     let word = match aim {
         Aim::Protect => "protect",
-        Aim::Lock => "lock",
-        Aim::Blow => "blow",
+        Aim::Lock(Goal::Lock) => "lock",
+        Aim::Lock(_) => "seal",
+        Aim::Blow(_) => "blow",
     };
     preview(report, protect, lock);
     ask(word, &mut io::stdin().lock())
@@ -191,7 +244,7 @@ fn ask(word: &str, answers: &mut impl BufRead) -> Result<(), Failure> {
 }
 
 /// On the standard error, where the question goes.
-fn preview(report: &Report, protect: &[DomId], lock: bool) {
+fn preview(report: &Report, protect: &[DomId], lock: Option<Goal>) {
     for (domain, _) in report
         .domains
         .iter()
@@ -202,11 +255,15 @@ fn preview(report: &Report, protect: &[DomId], lock: bool) {
             eprintln!("  - {line}");
         }
     }
-    if lock {
-        eprintln!("the machine will be locked:");
-        for line in LOCKED {
-            eprintln!("  - {line}");
-        }
+    let Some(goal) = lock else { return };
+    let (word, more): (&str, &[&[&str]]) = match goal {
+        Goal::Lock => ("locked", &[]),
+        Goal::SealKeepingFirmware => ("sealed, but for calls of firmware", &[&SEALED]),
+        Goal::Seal => ("sealed", &[&SEALED, &NO_FIRMWARE]),
+    };
+    eprintln!("the machine will be {word}:");
+    for line in LOCKED.iter().chain(more.iter().copied().flatten()) {
+        eprintln!("  - {line}");
     }
 }
 
@@ -219,11 +276,14 @@ fn finish(
     before: bool,
 ) -> Result<(), Failure> {
     let status = context.machine.status()?;
-    let wanted = if aim == Aim::Protect {
-        State::Unmapped
-    } else {
-        State::Locked
+    let wanted = match aim.goal() {
+        None => State::Unmapped,
+        Some(Goal::Lock) => State::Locked,
+        Some(Goal::Seal | Goal::SealKeepingFirmware) => State::Sealed,
     };
+    if aim.goal() == Some(Goal::Seal) && status.firmware_calls {
+        return Err(Failure::NotTrue("it can still call firmware".to_owned()));
+    }
     if status.state < wanted {
         return Err(Failure::NotTrue(format!(
             "its state is {}",
@@ -254,6 +314,7 @@ fn finish(
                 "already": before,
                 "state": status.state.name(),
                 "level": status.state.level(),
+                "firmware_calls": status.firmware_calls,
                 "protected_domains": status.protected_domains,
                 "domains": domains.iter().map(domain_json).collect::<Vec<Value>>(),
                 "blow_ns": times.protect + times.lock,
@@ -271,6 +332,9 @@ fn finish(
         println!("{} is protected", domain.title());
     }
     println!("fuse {}: {}", status.state.name(), meaning(status.state));
+    if let Some(text) = firmware(&status) {
+        println!("{text}");
+    }
     if !before {
         println!("{times}");
     }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use xenctrl_ffi::{DomId, Obstacle};
 
 use crate::Context;
+use crate::cli::Depth;
 use crate::failure::Failure;
 use crate::select::{self, Domain};
 
@@ -43,6 +44,13 @@ impl Found {
             Obstacle::Stage2Leaves => format!(
                 "stage-2 entries of unprotected domains that reach memory of protected domains or of Xen: {n}"
             ),
+            Obstacle::FirmwareCalls => {
+                "a work-around of a CPU calls firmware on every exception from a guest, or on some"
+                    .into()
+            }
+            Obstacle::Iommu => {
+                "an IOMMU is in use: its tables and registers stay within Xen's reach".into()
+            }
         }
     }
 
@@ -70,6 +78,12 @@ impl Found {
             Obstacle::Stage2Leaves => {
                 "end the sharing of that memory (static shared memory, foreign mappings) and boot again"
             }
+            Obstacle::FirmwareCalls => {
+                "seal with --keep-firmware-calls, or do without: spec-ctrl=ssbd=... and CONFIG_ARM_SSBD, CONFIG_ARM64_HARDEN_BRANCH_PREDICTOR (SMCCC work-arounds 1 and 3), or a CPU that needs neither"
+            }
+            Obstacle::Iommu => {
+                "boot Xen with iommu=no; no IOMMU then holds back the devices of other domains"
+            }
         }
     }
 
@@ -91,15 +105,47 @@ pub struct Report {
     pub locked: bool,
 }
 
+/// The level that the machine is to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// `lock`.
+    Lock,
+    /// `seal`, but that firmware can still be called.
+    SealKeepingFirmware,
+    /// `seal`.
+    Seal,
+}
+
+impl From<Depth> for Goal {
+    fn from(depth: Depth) -> Self {
+        match (depth.seal, depth.keep_firmware_calls) {
+            (false, _) => Self::Lock,
+            (true, true) => Self::SealKeepingFirmware,
+            (true, false) => Self::Seal,
+        }
+    }
+}
+
 /// What the check is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
     /// To protect the domains: what only concerns the lock is left out.
     Protect,
-    /// To lock with what is protected now.
-    Lock,
-    /// To protect the domains, then to lock.
-    Blow,
+    /// To lock or seal with what is protected now.
+    Lock(Goal),
+    /// To protect the domains, then to lock or seal.
+    Blow(Goal),
+}
+
+impl Aim {
+    /// The level of the machine, none where only domains are protected.
+    #[must_use]
+    pub fn goal(self) -> Option<Goal> {
+        match self {
+            Self::Protect => None,
+            Self::Lock(goal) | Self::Blow(goal) => Some(goal),
+        }
+    }
 }
 
 impl Report {
@@ -126,7 +172,8 @@ impl Report {
                     report.locked = true;
                     false
                 }
-                Obstacle::NothingProtected => aim == Aim::Lock,
+                Obstacle::NothingProtected => matches!(aim, Aim::Lock(_)),
+                Obstacle::FirmwareCalls => aim.goal() == Some(Goal::Seal),
                 _ => aim != Aim::Protect,
             };
             if concerns {
@@ -225,10 +272,10 @@ fn print_one(title: &str, found: &[Found], ok: &str) {
 ///
 /// # Errors
 /// [`Failure::Obstacles`] if something stands in the way.
-pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
+pub fn run(context: &Context, words: &[String], goal: Goal) -> Result<(), Failure> {
     let all = ["all".to_owned()];
     let words = if words.is_empty() { &all } else { words };
-    let report = Report::new(context, select::select(context, words)?, Aim::Blow)?;
+    let report = Report::new(context, select::select(context, words)?, Aim::Blow(goal))?;
     if context.json {
         println!("{:#}", report.json());
     } else {

@@ -19,6 +19,7 @@ Exit codes:
 Examples:
   vmfctl check all
   vmfctl blow 1 2
+  vmfctl blow --seal all
   vmfctl blow all --yes --json
   vmfctl status";
 
@@ -48,6 +49,18 @@ pub struct Confirm {
     pub yes: bool,
 }
 
+/// How far `blow` and `check` go.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Depth {
+    /// Remove what could undo the lock as well (level seal)
+    #[arg(long)]
+    pub seal: bool,
+    /// Seal, but let Xen go on calling firmware: reset and power-off keep
+    /// working, and whoever runs code at EL2 keeps that way out
+    #[arg(long, requires = "seal")]
+    pub keep_firmware_calls: bool,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -68,6 +81,9 @@ pub enum Command {
         /// Options of every command.
         #[command(flatten)]
         options: Options,
+        /// How far the fuse is to be blown.
+        #[command(flatten)]
+        depth: Depth,
         /// Domains to check, `all` unless given
         #[arg(value_name = "DOMAIN")]
         domains: Vec<String>,
@@ -96,7 +112,23 @@ pub enum Command {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Check, protect the domains, lock, and make sure; cannot be undone
+    /// Lock, and remove every executable page with an instruction that could
+    /// undo the lock (level seal), in one go; cannot be undone
+    #[command(after_help = EXIT_CODES)]
+    Seal {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// Let Xen go on calling firmware: reset and power-off keep working,
+        /// and whoever runs code at EL2 keeps that way out
+        #[arg(long)]
+        keep_firmware_calls: bool,
+    },
+    /// Check, protect the domains, lock or seal, and make sure; cannot be
+    /// undone
     #[command(after_help = EXIT_CODES)]
     Blow {
         /// Options of every command.
@@ -105,6 +137,9 @@ pub enum Command {
         /// Confirmation.
         #[command(flatten)]
         confirm: Confirm,
+        /// How far.
+        #[command(flatten)]
+        depth: Depth,
         /// Domains to protect
         #[arg(value_name = "DOMAIN", required = true)]
         domains: Vec<String>,
@@ -120,6 +155,7 @@ impl Command {
             | Self::Check { options, .. }
             | Self::Protect { options, .. }
             | Self::Lock { options, .. }
+            | Self::Seal { options, .. }
             | Self::Blow { options, .. } => options,
         }
     }
@@ -131,6 +167,7 @@ impl Command {
             Self::Status { .. } | Self::Check { .. } => true,
             Self::Protect { confirm, .. }
             | Self::Lock { confirm, .. }
+            | Self::Seal { confirm, .. }
             | Self::Blow { confirm, .. } => confirm.yes,
         }
     }

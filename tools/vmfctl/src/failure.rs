@@ -36,6 +36,12 @@ pub enum Failure {
         list(.0)
     )]
     LockedWithoutThese(Vec<DomId>),
+    /// Locked, and to be sealed.
+    #[error(
+        "the machine is {0} already, and what that has left cannot be removed any more: \
+         its tables are out of reach. Boot again, and use `vmfctl blow --seal`. Nothing was done"
+    )]
+    TooLateToSeal(&'static str),
     /// Nobody has confirmed, nor said `--yes`.
     #[error(
         "this cannot be undone and nobody is there to confirm it (no terminal); use --yes. Nothing was done"
@@ -75,6 +81,7 @@ impl Failure {
             | Self::NoGuests
             | Self::Obstacles
             | Self::LockedWithoutThese(_)
+            | Self::TooLateToSeal(_)
             | Self::NoTerminal
             | Self::NotConfirmed => 1,
             Self::NotTrue(_) => 6,
@@ -99,7 +106,7 @@ impl Failure {
             Self::Ambiguous(_) => "ambiguous",
             Self::NoGuests => "no-guests",
             Self::Obstacles => "obstacles",
-            Self::LockedWithoutThese(_) => "locked",
+            Self::LockedWithoutThese(_) | Self::TooLateToSeal(_) => "locked",
             Self::NoTerminal => "no-terminal",
             Self::NotConfirmed => "not-confirmed",
             Self::NotTrue(_) => "not-true",
@@ -152,6 +159,10 @@ fn exit_of(error: &Error) -> u8 {
             | Refusal::SharedPages
             | Refusal::PvPages
             | Refusal::Its
+            | Refusal::Iommu
+            | Refusal::TooManyDomains
+            | Refusal::NeedsFirmware
+            | Refusal::UnlikeCpus
             | Refusal::Devices => 1,
         },
     }

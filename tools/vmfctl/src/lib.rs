@@ -5,7 +5,7 @@
 //! * [`select`]: which domains are meant, all or none;
 //! * [`check`]: what stands in the way, and how to remove it;
 //! * [`status`]: how far the fuse has gone;
-//! * [`blow`]: `protect`, `lock` and `blow`, which cannot be undone;
+//! * [`blow`]: `protect`, `lock`, `seal` and `blow`, which cannot be undone;
 //! * [`failure`]: what went wrong, with its exit code.
 //!
 //! Everything talks to a `xenctrl_ffi::Machine` that [`run`] is given, so the
@@ -55,10 +55,14 @@ pub fn run(
         };
         match &cli.command {
             Command::Status { domains, .. } => status::run(&context, domains),
-            Command::Check { domains, .. } => check::run(&context, domains),
+            Command::Check { domains, depth, .. } => check::run(&context, domains, (*depth).into()),
             Command::Protect { domains, .. } => blow::protect(&context, domains),
             Command::Lock { .. } => blow::lock(&context),
-            Command::Blow { domains, .. } => blow::blow(&context, domains),
+            Command::Seal {
+                keep_firmware_calls,
+                ..
+            } => blow::seal(&context, *keep_firmware_calls),
+            Command::Blow { domains, depth, .. } => blow::blow(&context, domains, (*depth).into()),
         }
     });
     match outcome {

@@ -19,7 +19,11 @@ pub fn meaning(state: State) -> &'static str {
         }
         State::Locked => {
             "level lock holds: Xen maps no page of the protected domains, and no translation table.\n\
-             Code that runs at EL2 could still load other tables; only a level seal, which this version does not have, ends that"
+             Code that runs at EL2 could still load other tables; `vmfctl blow --seal`, after a reboot, ends that"
+        }
+        State::Sealed => {
+            "level seal holds: Xen maps no page of the protected domains, no translation table,\n\
+             and no instruction that could change what is translated, but for two gates that check what they load"
         }
     }
 }
@@ -68,6 +72,7 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
                 "level": status.state.level(),
                 "directmap": status.directmap,
                 "debug": status.debug,
+                "firmware_calls": status.firmware_calls,
                 "protected_domains": status.protected_domains,
                 "xenheap": {
                     "start": format!("{:#x}", status.xenheap_start),
@@ -87,6 +92,9 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
         status.state.name(),
         meaning(status.state)
     );
+    if let Some(text) = firmware(&status) {
+        println!("         {text}");
+    }
     print_machine(&status, &interface, context.machine.transport());
     for (name, value) in counters.iter().filter(|(_, value)| *value != 0) {
         println!("         {value:>12} {name}");
@@ -96,6 +104,16 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
     }
     println!("{}", table(&domains));
     Ok(())
+}
+
+/// What is to be said of firmware calls, once the machine is sealed.
+#[must_use]
+pub fn firmware(status: &MachineStatus) -> Option<&'static str> {
+    (status.state == State::Sealed).then_some(if status.firmware_calls {
+        "Firmware calls were kept: code at EL2 can have firmware start a CPU with its MMU off (vector V13 is open)"
+    } else {
+        "Firmware calls are gone: Xen can neither reset the machine nor switch it off"
+    })
 }
 
 fn print_machine(status: &MachineStatus, interface: &str, transport: &str) {
