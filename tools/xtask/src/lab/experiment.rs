@@ -90,9 +90,45 @@ pub fn look(session: &mut Session, name: &str, ids: &[u16]) -> Result<Look> {
     })
 }
 
-/// Blows the fuse on these domains and returns what `vmfctl` says as JSON.
+/// How far the fuse is blown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fuse {
+    /// Level `lock`.
+    Lock,
+    /// Level `seal`, but firmware can still be called.
+    SealKeepingFirmware,
+    /// Level `seal`.
+    Seal,
+}
+
+impl Fuse {
+    /// What `vmfctl blow` is told.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Lock => "",
+            Self::SealKeepingFirmware => "--seal --keep-firmware-calls",
+            Self::Seal => "--seal",
+        }
+    }
+
+    /// What it then says.
+    fn state(self) -> &'static str {
+        match self {
+            Self::Lock => "locked",
+            Self::SealKeepingFirmware | Self::Seal => "sealed",
+        }
+    }
+}
+
+/// Locks with these domains protected; returns what `vmfctl` says as JSON.
 pub fn blow(session: &mut Session, ids: &[u16]) -> Result<Value> {
-    let command = format!("vmfctl blow --yes --json {}", arguments(ids));
+    blow_to(session, ids, Fuse::Lock)
+}
+
+/// Blows the fuse so far.
+pub fn blow_to(session: &mut Session, ids: &[u16], fuse: Fuse) -> Result<Value> {
+    let options = fuse.options();
+    let command = format!("vmfctl blow --yes --json {options} {}", arguments(ids));
     let output = session.run_within(&command, BLOW)?;
     ensure!(
         output.code == 0,
@@ -103,7 +139,7 @@ pub fn blow(session: &mut Session, ids: &[u16]) -> Result<Value> {
     let answer: Value = serde_json::from_str(&output.text)
         .with_context(|| format!("{command} should print JSON: {}", output.line()))?;
     ensure!(
-        answer["ok"] == true && answer["state"] == "locked",
+        answer["ok"] == true && answer["state"] == fuse.state(),
         "{command}: {answer}"
     );
     Ok(answer)

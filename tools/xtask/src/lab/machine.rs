@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::console::Console;
+use super::gates::{Gates, Stopped};
 use super::gdb::{CPSR, Gdb, PC};
 use super::layout;
 use super::profile::Profile;
@@ -58,22 +59,15 @@ pub struct Machine {
 
 /// QEMU's arguments that decide which machine it is, with this many CPUs.
 pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
-    let mut words: Vec<String> = [
-        "-nodefaults",
-        "-display",
-        "none",
-        "-machine",
-        if profile.xen.its {
-            "virt,gic-version=3,virtualization=on,its=on"
-        } else {
-            "virt,gic-version=3,virtualization=on,its=off"
-        },
-        "-nic",
-        "none",
-        "-cpu",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let mut words: Vec<String> = ["-nodefaults", "-display", "none", "-machine"]
+        .map(str::to_owned)
+        .to_vec();
+    words.push(format!(
+        "virt,gic-version={},virtualization=on,its={}",
+        profile.gic,
+        if profile.xen.its { "on" } else { "off" }
+    ));
+    words.extend(["-nic", "none", "-cpu"].map(str::to_owned));
     words.push(profile.cpu.to_string());
     words.extend(["-smp".to_owned(), cpus.to_string()]);
     words.extend(["-m".to_owned(), format!("{}M", profile.ram_mib())]);
@@ -202,17 +196,43 @@ impl Machine {
         Ok(reached)
     }
 
-    /// Ends QEMU in an orderly way.
-    pub fn quit(mut self) -> Result<()> {
-        self.qmp.quit()?;
-        let deadline = Instant::now() + START;
+    /// Stops a CPU at EL2 and has `visit` send it through the gates; see
+    /// [`super::gates`]. The serial line's input must be turned to Xen.
+    pub fn gates<T>(
+        &mut self,
+        gates: &Gates,
+        visit: impl FnOnce(&mut Stopped<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.qmp.stop()?;
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let console = &mut self.console;
+        let mut stopped = Stopped::stop(&mut gdb, gates, || console.send(b"d"))?;
+        let result = visit(&mut stopped);
+        stopped.go()?;
+        gdb.detach()?;
+        self.qmp.cont()?;
+        result
+    }
+
+    /// Waits until QEMU ends.
+    pub fn ended(&mut self, allowed: Duration) -> Result<()> {
+        let deadline = Instant::now() + allowed;
         while Instant::now() < deadline {
             if self.child.try_wait().context("QEMU")?.is_some() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        bail!("QEMU does not end; it is killed")
+        bail!("QEMU has not ended within {allowed:?}")
+    }
+
+    /// Ends QEMU in an orderly way, if it has not ended by itself.
+    pub fn quit(mut self) -> Result<()> {
+        if self.child.try_wait().context("QEMU")?.is_none() {
+            self.qmp.quit()?;
+        }
+        self.ended(START).context("QEMU is killed")
     }
 }
 

@@ -7,7 +7,7 @@
 //!   it to Xen
 //! - [`machine`]: the QEMU process with its serial line ([`console`], taken
 //!   apart by [`demux`]), control ([`qmp`]) and registers ([`gdb`]);
-//!   [`touch`] makes every CPU try an address
+//!   [`touch`] makes every CPU try an address, [`gates`] branch into the gates
 //! - [`session`]: what is asked of a booted system; [`audit`]: what its memory
 //!   says; [`report`]: what is kept
 //! - [`experiment`]: look, blow, look again; [`demo`] shows it, [`suite`] runs it
@@ -19,6 +19,7 @@ mod demo;
 mod demux;
 mod device_tree;
 mod experiment;
+mod gates;
 mod gdb;
 mod images;
 mod initramfs;

@@ -33,6 +33,9 @@ pub struct Profile {
     /// bring them up.
     #[serde(default)]
     pub dead_cpus: u32,
+    /// Version of the GIC: 2 or 3.
+    #[serde(default = "gicv3")]
+    pub gic: u32,
     /// Banks of RAM, in ascending order; what lies between two is not given to Xen.
     pub banks: Vec<Bank>,
     /// Scheduler.
@@ -56,6 +59,11 @@ pub struct Profile {
     /// Domains that Xen builds beside dom0, in order of their ids from 1.
     #[serde(default, rename = "domain")]
     pub domains: Vec<Domain>,
+}
+
+/// The GIC of most machines.
+fn gicv3() -> u32 {
+    3
 }
 
 /// CPUs that the lab knows.
@@ -213,6 +221,11 @@ impl Profile {
             "cpus = {}, dead_cpus = {}: 1 to 8 are possible",
             self.cpus,
             self.dead_cpus
+        );
+        ensure!(
+            self.gic == 3 || self.gic == 2 && !self.xen.its,
+            "gic = {}: 3 is possible, and 2 without an ITS",
+            self.gic
         );
         ensure!(!self.banks.is_empty(), "no bank of RAM");
         ensure!(

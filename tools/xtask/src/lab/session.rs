@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::console::{Seen, Step};
 use super::demux::Source;
+use super::gates::{Gates, Stopped};
 use super::images::Images;
 use super::initramfs::{BEGIN, END, READY};
 use super::machine::Machine;
@@ -27,6 +28,8 @@ const PROGRESS: usize = 64;
 
 /// How long Xen is silent when a debug key's output is complete.
 pub const SILENCE: Duration = Duration::from_millis(1500);
+/// How long all visits to the gates may take.
+const GATES: Duration = Duration::from_secs(120);
 
 /// What a command in dom0 did.
 #[derive(Clone, Debug)]
@@ -376,6 +379,26 @@ impl Session {
         })
     }
 
+    /// Sends a CPU through the gates of VTTBR_EL2 and HCR_EL2, see
+    /// [`super::gates`]; `visit` also gets the time at which it must be done.
+    pub fn gates<T>(
+        &mut self,
+        visit: impl FnOnce(&mut Stopped<'_>, Instant) -> Result<T>,
+    ) -> Result<T> {
+        self.step("enter the gates", |session| {
+            let gates = Gates::find(&session.folder().join("xen-syms"))?;
+            let limit = session.limit("entering the gates", GATES);
+            session.focus(None)?;
+            let start = session.look(|seen| seen.streams.lines.len())?;
+            let result = session
+                .machine
+                .gates(&gates, |stopped| visit(stopped, limit.deadline))?;
+            session.silence(start, "after the gates")?;
+            session.focus(Some(0))?;
+            Ok(result)
+        })
+    }
+
     /// Makes Xen jump to `pc` on a CPU that is in EL2. An idle machine has one;
     /// it is looked for until a command's time is over.
     pub fn derail(&mut self, pc: u64) -> Result<()> {
@@ -394,6 +417,13 @@ impl Session {
     /// From now on a crash report is what the test wants.
     pub fn expect_crash(&mut self) {
         self.machine.console.expect_crash();
+    }
+
+    /// Waits until the machine has switched itself off.
+    pub fn ended(&mut self, allowed: Duration) -> Result<()> {
+        self.step("the machine's end", |session| {
+            session.machine.ended(allowed)
+        })
     }
 
     /// Ends the run.

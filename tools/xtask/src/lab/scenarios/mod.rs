@@ -11,6 +11,7 @@
 //! - [`partial`]: blows that are early, partial, or on an odd system
 //! - [`holders`]: pages that somebody else has mapped
 //! - [`memory`]: sizes and shapes of RAM
+//! - [`sealed`]: a system whose fuse is blown as far as it goes
 //! - [`stale`]: what the TLBs still know right after the lock
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
@@ -23,6 +24,7 @@ mod holders;
 mod memory;
 mod open;
 mod partial;
+mod sealed;
 mod stale;
 
 use std::time::Duration;
@@ -47,13 +49,14 @@ pub struct Group {
 }
 
 /// All groups, the long ones first, so that they do not come last alone.
-pub const GROUPS: [&[Group]; 8] = [
+pub const GROUPS: [&[Group]; 9] = [
     blown::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
     open::GROUPS,
     partial::GROUPS,
+    sealed::GROUPS,
     stale::GROUPS,
     fault::GROUPS,
 ];

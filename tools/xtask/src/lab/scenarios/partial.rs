@@ -48,6 +48,11 @@ pub const GROUPS: &[Group] = &[
         tests: &[("a-domain-with-a-device-is-refused", devices)],
     },
     Group {
+        name: "gicv2",
+        system: |profile| profile.gic = 2,
+        tests: &[("blow", gicv2)],
+    },
+    Group {
         name: "its",
         system: |profile| profile.xen.its = true,
         tests: &[("lock-is-refused", its)],
@@ -129,4 +134,14 @@ fn its(session: &mut Session) -> Result<()> {
     ends(session, "vmfctl lock --yes", 1, &["ITS"])?;
     state_is(session, "unmapped")?;
     guests_go_on(session)
+}
+
+fn gicv2(session: &mut Session) -> Result<()> {
+    // The premise.
+    session.wait_xen("GICv2 initialization", BOOT)?;
+    let outcome = experiment::experiment(session)?;
+    for claim in outcome.claims(session.report.profile.directmap) {
+        ensure!(claim.held, "{}: {}", claim.text, claim.seen);
+    }
+    Ok(())
 }

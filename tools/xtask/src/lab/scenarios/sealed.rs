@@ -1,0 +1,193 @@
+//! A system whose fuse is blown as far as it goes: no instruction is left that
+//! could undo it, and what the gates still write is checked.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, status, unchanged};
+use crate::lab::experiment::{self, Fuse};
+use crate::lab::gates::{End, Outcome};
+use crate::lab::profile::{Cpu, Guest, Scheduler};
+use crate::lab::session::{COMMAND, Session};
+
+/// The groups of this file.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "sealed",
+        system: unchanged,
+        tests: &[
+            ("gates-let-all-through-before", gates_before),
+            ("seal-under-load", seal_under_load),
+            ("gates-hold-at-every-instruction", gates_after),
+            ("too-late-for-another-level", too_late),
+            ("reboot-says-that-it-cannot", reboot),
+        ],
+    },
+    Group {
+        name: "sealed-null",
+        system: |profile| {
+            profile.cpu = Cpu::CortexA53;
+            profile.scheduler = Scheduler::Null;
+            profile.xen.debug = true;
+            profile.directmap = false;
+            // One CPU for each vCPU.
+            profile.dom0.vcpus = 1;
+        },
+        tests: &[
+            ("seal", seal),
+            ("gates-hold-at-every-instruction", gates_after),
+        ],
+    },
+    Group {
+        name: "sealed-keeping-firmware",
+        system: |profile| {
+            profile.cpu = Cpu::Max;
+            profile
+                .domains
+                .retain(|domain| domain.guest == Guest::Canary);
+        },
+        tests: &[
+            ("seal-but-for-firmware-calls", keep_firmware),
+            ("power-off-by-firmware", power_off),
+        ],
+    },
+];
+
+/// A root in the xenheap's neighbourhood, with a VMID that some domain has.
+const FORGED: [u64; 4] = [
+    0x0001_0000_4020_0000,
+    0x0002_0000_0000_0000,
+    // HCR_EL2 with E2H and TGE, without VM.
+    0x0000_0004_8800_0038,
+    0,
+];
+
+/// Commands in dom0 that keep timers, IPIs, the console and hypercalls busy.
+const LOAD: &str = "for i in 1 2; do (while [ ! -e /tmp/enough ]; do \
+     vmf-probe version; vmf-probe evtchn; cat /sys/hypervisor/compilation/compiler; \
+     done > /dev/null 2>&1 &) ; done";
+
+fn protected(session: &Session) -> Vec<u16> {
+    experiment::domus(session)
+}
+
+fn seal_with(session: &mut Session, fuse: Fuse) -> Result<()> {
+    let ids = protected(session);
+    guests_go_on(session)?;
+    experiment::blow_to(session, &ids, fuse)?;
+    guests_go_on(session)?;
+    dom0_goes_on(session)?;
+    let firmware = fuse != Fuse::Seal;
+    let status = status(session)?;
+    ensure!(
+        status["firmware_calls"] == firmware,
+        "vmfctl status should say firmware_calls: {firmware}: {status}"
+    );
+    state_is(session, "sealed")
+}
+
+fn seal(session: &mut Session) -> Result<()> {
+    seal_with(session, Fuse::Seal)
+}
+
+fn seal_under_load(session: &mut Session) -> Result<()> {
+    session.must(LOAD)?;
+    seal_with(session, Fuse::Seal)?;
+    session.must("touch /tmp/enough")?;
+    guests_go_on(session)
+}
+
+fn keep_firmware(session: &mut Session) -> Result<()> {
+    seal_with(session, Fuse::SealKeepingFirmware)
+}
+
+/// Sends a CPU to every instruction of the gates with each of [`FORGED`].
+fn visit(session: &mut Session) -> Result<Vec<Outcome>> {
+    let ids: Vec<u16> = std::iter::once(0).chain(protected(session)).collect();
+    let moment = session.moment("gates", &[])?;
+    let registers = vmf_audit::registers::Registers::open(&moment.registers)?;
+    let stage2: Vec<u64> = registers
+        .domains
+        .iter()
+        .filter(|domain| ids.contains(&domain.id))
+        .map(|domain| domain.vttbr.0)
+        .collect();
+    ensure!(stage2.len() == ids.len(), "a domain has no VTTBR_EL2");
+    session.gates(|stopped, deadline| {
+        let [own, _] = stopped.values();
+        // An idle CPU may hold the root that maps nothing.
+        let allowed: Vec<u64> = stage2.iter().copied().chain([own]).collect();
+        // The last one is close to what is there, which makes it hard to tell.
+        let values = FORGED.into_iter().chain([own ^ 0x1000]);
+        values
+            .map(|value| stopped.visit_all(value, &allowed, deadline))
+            .collect()
+    })
+}
+
+fn gates_before(session: &mut Session) -> Result<()> {
+    guests_go_on(session)?;
+    // The positive: as long as nothing is locked, the gates write what they get.
+    let outcomes = visit(session)?;
+    for outcome in &outcomes {
+        let returned = |line: &&String| line.contains("Returned");
+        ensure!(
+            outcome.forged.iter().filter(returned).count() >= 8,
+            "before the lock the gates should let everything through: {outcome:?}"
+        );
+    }
+    guests_go_on(session)
+}
+
+fn gates_after(session: &mut Session) -> Result<()> {
+    for outcome in visit(session)? {
+        ensure!(
+            outcome.forged.is_empty(),
+            "{} visits of {:?} left what they wanted, the first {}",
+            outcome.forged.len(),
+            outcome.ends,
+            outcome.forged[0]
+        );
+        let refused = outcome.ends.get(&End::Refused);
+        ensure!(
+            refused.is_some_and(|&count| count >= 4) && !outcome.ends.contains_key(&End::Stuck),
+            "entries that write should end in a refusal: {outcome:?}"
+        );
+    }
+    guests_go_on(session)?;
+    dom0_goes_on(session)
+}
+
+fn too_late(session: &mut Session) -> Result<()> {
+    for command in [
+        "vmfctl seal --yes --keep-firmware-calls",
+        "vmfctl lock --yes",
+    ] {
+        let output = session.run(command)?;
+        ensure!(
+            output.text.contains("already"),
+            "{command}: {}",
+            output.line()
+        );
+    }
+    ends(
+        session,
+        &format!("vmfctl protect --yes {LINUX}"),
+        0,
+        &["already"],
+    )?;
+    state_is(session, "sealed")
+}
+
+fn reboot(session: &mut Session) -> Result<()> {
+    session.must("(sleep 1; reboot -f) > /dev/null 2>&1 &")?;
+    session
+        .wait_xen("sealed without firmware calls", COMMAND)
+        .map(drop)
+}
+
+fn power_off(session: &mut Session) -> Result<()> {
+    session.must("(sleep 1; poweroff -f) > /dev/null 2>&1 &")?;
+    session
+        .ended(COMMAND)
+        .context("with firmware calls kept, power-off should end QEMU")
+}
