@@ -84,11 +84,12 @@ pub fn contiguous(descriptor: u64) -> bool {
 
 /// Whether the leaf at `index` of `table` claims to be one of 16 that are not what the claim needs: all leaves, all
 /// with the hint, same attributes, one run of aligned output addresses. What a TLB then holds is not predictable.
-pub fn broken_contiguous(table: &[u64], index: usize, level: u8) -> bool {
+pub fn broken_contiguous(table: &[[u8; 8]], index: usize, level: u8) -> bool {
     let group = index & !15;
     let Some(group) = table.get(group..group + 16) else {
         return true;
     };
+    let group: Vec<u64> = group.iter().map(|&word| u64::from_le_bytes(word)).collect();
     let first = group[0];
     let attributes = |d: u64| d & !0x0000_ffff_ffff_f000;
     !output_address(first, level).is_multiple_of(16 * size(level))
@@ -163,14 +164,15 @@ mod tests {
 
     #[test]
     fn contiguous_groups() {
-        let mut table = [0u64; 512];
-        for (i, d) in table.iter_mut().enumerate().take(16) {
-            *d = (0x4000_0000 + 0x1000 * i as u64) | 1 << 52 | 0x403;
+        let entry = |i: u64| (0x4000_0000 + 0x1000 * i) | 1 << 52 | 0x403;
+        let mut table = [[0; 8]; 512];
+        for (i, word) in table.iter_mut().enumerate().take(16) {
+            *word = entry(i as u64).to_le_bytes();
         }
         assert!((0..16).all(|i| !broken_contiguous(&table, i, 3)));
-        table[5] += 0x1000;
+        table[5] = entry(6).to_le_bytes();
         assert!((0..16).all(|i| broken_contiguous(&table, i, 3)));
-        table[5] = 0;
+        table[5] = [0; 8];
         assert!(broken_contiguous(&table, 0, 3));
         assert!(broken_contiguous(&table[..8], 0, 3));
     }

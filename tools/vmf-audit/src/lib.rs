@@ -5,7 +5,7 @@
 //! In the order in which a judgement uses them:
 //! - [`dump`]: QEMU's ELF dump of physical memory; what is in it is RAM, what is not is not
 //! - [`registers`]: the registers of every CPU, and which domains are claimed to be protected
-//! - [`stage1`], [`stage2`]: the two walkers, over [`descriptor`] bits
+//! - [`walk`]: the walk through tables; [`stage1`], [`stage2`]: what the two regimes make of [`descriptor`] bits
 //! - [`symbols`], [`xen`]: xen-syms' symbols and DWARF, and what they say about the dump (domains, pools, static tables)
 //! - [`frames`]: for every frame of RAM whose it is
 //! - [`audit`]: all of the above put together; [`summary`] counts, [`judge`] decides, [`report`] is what they say
@@ -26,6 +26,7 @@ pub mod stage1;
 pub mod stage2;
 pub mod summary;
 pub mod symbols;
+pub mod walk;
 pub mod xen;
 
 pub use audit::Audit;

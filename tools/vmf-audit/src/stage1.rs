@@ -2,16 +2,11 @@
 //! (Arm ARM DDI 0487: D8.2 the walk, D8.3 descriptors, D8.4 permissions; D19 the registers). Anything that would be
 //! read differently (another granule, E2H, big-endian tables, 52-bit addresses) is refused, never guessed.
 
-use crate::descriptor::{self, ENTRIES, Kind, Malformed, Step};
-use crate::dump::{Dump, FRAME_SIZE};
+use crate::descriptor::{self, Kind, Step};
+use crate::dump::Dump;
 use crate::error::{Error, Result};
-use crate::hex::Hex;
 use crate::registers::Cpu;
-use std::collections::BTreeMap;
-
-/// More tables or leaves than any machine that is judged here has: a loop, or garbage.
-const MAX_TABLES: usize = 1 << 18;
-const MAX_LEAVES: usize = 1 << 24;
+use crate::walk::{self, Entry, Stage, Top};
 
 /// How a CPU translates at EL2. Two CPUs with equal regimes see the same, and are walked once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,16 +58,8 @@ impl Leaf {
     }
 }
 
-/// All that one root reaches.
-#[derive(Default)]
-pub struct Walk {
-    /// Every leaf, by virtual address. One without access flag is listed too: the flag is one store away.
-    pub leaves: Vec<Leaf>,
-    /// Every frame that holds a table, with the level it is used at (the lowest number if at several).
-    pub tables: BTreeMap<u64, u8>,
-    /// Entries that contradict the architecture.
-    pub malformed: Vec<Malformed>,
-}
+/// All that one root reaches. A leaf without access flag is listed too: the flag is one store away.
+pub type Walk = walk::Walk<Leaf>;
 
 impl Regime {
     /// Reads the registers of one CPU.
@@ -134,6 +121,16 @@ impl Regime {
         })
     }
 
+    fn start(&self) -> Top {
+        Top {
+            root: self.root,
+            roots: 1,
+            entries: 1 << (self.input_bits - descriptor::shift(self.start_level)),
+            level: self.start_level,
+            output_bits: self.output_bits,
+        }
+    }
+
     /// Whether a leaf can be executed from, all controls counted.
     pub fn executes(&self, leaf: &Leaf) -> bool {
         leaf.executable && !(self.wxn && leaf.writable)
@@ -146,168 +143,63 @@ pub(crate) fn output_bits(ps: u64) -> Option<u32> {
 }
 
 /// Attributes of table descriptors, which restrict everything below them.
-#[derive(Clone, Copy)]
-struct Inherited {
+#[derive(Clone, Copy, Default)]
+pub struct Inherited {
     read_only: bool,
     no_execute: bool,
 }
 
-struct Walker<'d> {
-    dump: &'d Dump,
-    regime: Regime,
-    walk: Walk,
-    visits: usize,
+impl Stage for Regime {
+    type Above = Inherited;
+    type Leaf = Leaf;
+    const NAME: &'static str = "EL2";
+    const PENDING_COUNTS: bool = false;
+
+    fn top(&self) -> Inherited {
+        Inherited::default()
+    }
+
+    fn below(&self, above: Inherited, entry: &Entry) -> Inherited {
+        // APTable[1] is bit 62, XNTable bit 60; the others are RES0 in a regime with one exception level.
+        let counts = !self.flat_attributes;
+        Inherited {
+            read_only: above.read_only || counts && entry.descriptor & 1 << 62 != 0,
+            no_execute: above.no_execute || counts && entry.descriptor & 1 << 60 != 0,
+        }
+    }
+
+    fn leaf(&self, above: Inherited, entry: &Entry) -> Leaf {
+        // AP[2] is bit 7 (1: read-only), XN bit 54.
+        let d = entry.descriptor;
+        let read_only =
+            d & 1 << 7 != 0 && !(self.hardware_dirty && descriptor::dirty_modifier(d));
+        Leaf {
+            va: entry.address,
+            pa: descriptor::output_address(d, entry.level),
+            descriptor: d,
+            level: entry.level,
+            writable: !read_only && !above.read_only,
+            executable: d & 1 << 54 == 0 && !above.no_execute,
+        }
+    }
 }
 
 /// Walks all of a regime. With the MMU off there are no tables, and the result is empty: see [`Regime::mmu`].
 pub fn walk(dump: &Dump, regime: &Regime) -> Result<Walk> {
-    let mut walker = Walker {
-        dump,
-        regime: *regime,
-        walk: Walk::default(),
-        visits: 0,
-    };
     if regime.mmu {
-        let entries = 1 << (regime.input_bits - descriptor::shift(regime.start_level));
-        if dump.bytes_at(regime.root, entries * 8).is_none() {
-            return Err(Error::CannotJudge(format!(
-                "the EL2 root table {:#x} is not in the dump",
-                regime.root
-            )));
-        }
-        let none = Inherited {
-            read_only: false,
-            no_execute: false,
-        };
-        walker.table(regime.root, entries, regime.start_level, 0, none)?;
-    }
-    Ok(walker.walk)
-}
-
-impl Walker<'_> {
-    fn table(
-        &mut self,
-        table: u64,
-        entries: usize,
-        level: u8,
-        base: u64,
-        above: Inherited,
-    ) -> Result<()> {
-        self.visits += 1;
-        if self.visits > MAX_TABLES || self.walk.leaves.len() > MAX_LEAVES {
-            return Err(Error::CannotJudge(
-                "the EL2 tables have no end: a loop, or a root that is no table".into(),
-            ));
-        }
-        let dump = self.dump;
-        let Some(bytes) = dump.bytes_at(table, entries * 8) else {
-            return Ok(()); // the caller has made sure
-        };
-        let used = self
-            .walk
-            .tables
-            .entry(descriptor::frame_of(table))
-            .or_insert(level);
-        *used = level.min(*used);
-        let table: Vec<u64> = bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| u64::from_le_bytes(*b))
-            .collect();
-        for (index, &d) in table.iter().enumerate() {
-            let va = base + index as u64 * descriptor::size(level);
-            match descriptor::kind(d, level) {
-                Kind::Invalid => {}
-                Kind::Reserved => self.malformed(va, level, d, "reserved encoding", false),
-                Kind::Table => self.next(d, level, va, above)?,
-                Kind::Leaf => {
-                    if descriptor::contiguous(d)
-                        && descriptor::broken_contiguous(&table, index, level)
-                    {
-                        self.malformed(
-                            va,
-                            level,
-                            d,
-                            "contiguous hint on entries that are not one run",
-                            false,
-                        );
-                    }
-                    self.leaf(d, level, va, above);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn next(&mut self, d: u64, level: u8, va: u64, above: Inherited) -> Result<()> {
-        let next = descriptor::table_address(d);
-        if self.dump.bytes_at(next, FRAME_SIZE as usize).is_none() {
-            self.malformed(va, level, d, "table that is not in the dump", true);
-            return Ok(());
-        }
-        // APTable[1] is bit 62, XNTable bit 60; the others are RES0 in a regime with one exception level.
-        let counts = !self.regime.flat_attributes;
-        let below = Inherited {
-            read_only: above.read_only || counts && d & 1 << 62 != 0,
-            no_execute: above.no_execute || counts && d & 1 << 60 != 0,
-        };
-        self.table(next, ENTRIES as usize, level + 1, va, below)
-    }
-
-    fn leaf(&mut self, d: u64, level: u8, va: u64, above: Inherited) {
-        let pa = descriptor::output_address(d, level);
-        if pa >> self.regime.output_bits != 0 {
-            self.malformed(va, level, d, "output address beyond TCR_EL2.PS", false);
-        }
-        // AP[2] is bit 7 (1: read-only), XN bit 54.
-        let read_only =
-            d & 1 << 7 != 0 && !(self.regime.hardware_dirty && descriptor::dirty_modifier(d));
-        self.walk.leaves.push(Leaf {
-            va,
-            pa,
-            descriptor: d,
-            level,
-            writable: !read_only && !above.read_only,
-            executable: d & 1 << 54 == 0 && !above.no_execute,
-        });
-    }
-
-    fn malformed(&mut self, va: u64, level: u8, d: u64, why: &'static str, blind: bool) {
-        self.walk.malformed.push(Malformed {
-            address: Hex(va),
-            level,
-            descriptor: Hex(d),
-            why,
-            blind,
-        });
+        walk::walk(dump, regime, &regime.start())
+    } else {
+        Ok(Walk::default())
     }
 }
 
 /// The entries that lead to `va`, root first, down to a leaf or to what is not there.
 pub fn trace(dump: &Dump, regime: &Regime, va: u64) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if !regime.mmu || va >> regime.input_bits != 0 {
-        return steps;
+    if regime.mmu {
+        walk::trace::<Regime>(dump, &regime.start(), va)
+    } else {
+        Vec::new()
     }
-    let mut table = regime.root;
-    for level in regime.start_level..=3 {
-        let index = va >> descriptor::shift(level) & (ENTRIES - 1);
-        let Some(d) = dump.word(table + index * 8) else {
-            break;
-        };
-        steps.push(Step {
-            level,
-            table: Hex(table),
-            index: index as u16,
-            descriptor: Hex(d),
-        });
-        if descriptor::kind(d, level) != Kind::Table {
-            break;
-        }
-        table = descriptor::table_address(d);
-    }
-    steps
 }
 
 /// The physical address behind `va`, if EL2 can read there.

@@ -5,15 +5,11 @@
 //! table entries alike, and a fault sets it again (xen/arch/arm/mmu/p2m.c). So every entry that is not zero counts,
 //! here, as what it would be with bit 0 set. Entries that Xen has removed are zero.
 
-use crate::descriptor::{self, ENTRIES, Kind, Malformed};
-use crate::dump::{Dump, FRAME_SIZE};
+use crate::descriptor;
+use crate::dump::Dump;
 use crate::error::{Error, Result};
-use crate::hex::Hex;
 use crate::stage1::output_bits;
-use std::collections::BTreeMap;
-
-const MAX_TABLES: usize = 1 << 18;
-const MAX_LEAVES: usize = 1 << 24;
+use crate::walk::{self, Entry, Stage, Top};
 
 /// The shape of every domain's stage 2, from VTCR_EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,18 +65,8 @@ impl Leaf {
     }
 }
 
-/// All that one VTTBR reaches.
-#[derive(Default)]
-pub struct Walk {
-    /// Every leaf, by intermediate physical address, valid or not.
-    pub leaves: Vec<Leaf>,
-    /// Every frame that holds a table, with its level.
-    pub tables: BTreeMap<u64, u8>,
-    /// Entries that contradict the architecture.
-    pub malformed: Vec<Malformed>,
-    /// Entries whose valid bit is clear, and that count nevertheless.
-    pub pending: usize,
-}
+/// All that one VTTBR reaches; leaves whether valid or not.
+pub type Walk = walk::Walk<Leaf>;
 
 impl Regime {
     /// Reads VTCR_EL2.
@@ -123,6 +109,16 @@ impl Regime {
         })
     }
 
+    fn start(&self, vttbr: u64) -> Top {
+        Top {
+            root: self.root(vttbr),
+            roots: self.roots,
+            entries: self.root_entries,
+            level: self.start_level,
+            output_bits: self.output_bits,
+        }
+    }
+
     /// The root's physical address in a VTTBR_EL2 value: aligned to the root's size, bits 47 to 1.
     pub fn root(&self, vttbr: u64) -> u64 {
         let size = (self.roots * self.root_entries * 8).max(64) as u64;
@@ -130,149 +126,38 @@ impl Regime {
     }
 }
 
-struct Walker<'d> {
-    dump: &'d Dump,
-    regime: Regime,
-    walk: Walk,
-    visits: usize,
+impl Stage for Regime {
+    /// Whether the hardware gets here.
+    type Above = bool;
+    type Leaf = Leaf;
+    const NAME: &'static str = "stage-2";
+    const PENDING_COUNTS: bool = true;
+
+    fn top(&self) -> bool {
+        true
+    }
+
+    fn below(&self, above: bool, entry: &Entry) -> bool {
+        above && entry.valid
+    }
+
+    fn leaf(&self, above: bool, entry: &Entry) -> Leaf {
+        Leaf {
+            ipa: entry.address,
+            pa: descriptor::output_address(entry.descriptor, entry.level),
+            descriptor: entry.descriptor,
+            level: entry.level,
+            live: above && entry.valid,
+        }
+    }
 }
 
 /// Walks all of a domain's stage 2.
 pub fn walk(dump: &Dump, regime: &Regime, vttbr: u64) -> Result<Walk> {
-    let root = regime.root(vttbr);
-    let mut walker = Walker {
-        dump,
-        regime: *regime,
-        walk: Walk::default(),
-        visits: 0,
-    };
-    for i in 0..regime.roots as u64 {
-        let table = root + i * FRAME_SIZE;
-        if dump.bytes_at(table, regime.root_entries * 8).is_none() {
-            return Err(Error::CannotJudge(format!(
-                "the stage-2 root table {table:#x} is not in the dump"
-            )));
-        }
-        let base = i * ENTRIES * descriptor::size(regime.start_level);
-        walker.table(table, regime.root_entries, regime.start_level, base, true)?;
-    }
-    Ok(walker.walk)
-}
-
-impl Walker<'_> {
-    fn table(
-        &mut self,
-        table: u64,
-        entries: usize,
-        level: u8,
-        base: u64,
-        live: bool,
-    ) -> Result<()> {
-        self.visits += 1;
-        if self.visits > MAX_TABLES || self.walk.leaves.len() > MAX_LEAVES {
-            return Err(Error::CannotJudge(
-                "a stage 2 has no end: a loop, or a root that is no table".into(),
-            ));
-        }
-        let dump = self.dump;
-        let Some(bytes) = dump.bytes_at(table, entries * 8) else {
-            return Ok(()); // the caller has made sure
-        };
-        let used = self
-            .walk
-            .tables
-            .entry(descriptor::frame_of(table))
-            .or_insert(level);
-        *used = level.min(*used);
-        for (index, d) in bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| u64::from_le_bytes(*b))
-            .enumerate()
-        {
-            if d == 0 {
-                continue;
-            }
-            let ipa = base + index as u64 * descriptor::size(level);
-            let valid = descriptor::kind(d, level) != Kind::Invalid;
-            self.walk.pending += usize::from(!valid);
-            let live = live && valid;
-            match descriptor::shape(d, level) {
-                Kind::Table => {
-                    let next = descriptor::table_address(d);
-                    if dump.bytes_at(next, FRAME_SIZE as usize).is_some() {
-                        self.table(next, ENTRIES as usize, level + 1, ipa, live)?;
-                    } else {
-                        self.malformed(ipa, level, d, "table that is not in the dump", true);
-                    }
-                }
-                Kind::Leaf => self.leaf(d, level, ipa, live),
-                Kind::Reserved | Kind::Invalid => {
-                    self.malformed(ipa, level, d, "reserved encoding", false);
-                    if level == 3 {
-                        self.leaf(d, level, ipa, false);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn leaf(&mut self, descriptor: u64, level: u8, ipa: u64, live: bool) {
-        let pa = descriptor::output_address(descriptor, level);
-        if pa >> self.regime.output_bits != 0 {
-            self.malformed(
-                ipa,
-                level,
-                descriptor,
-                "output address beyond VTCR_EL2.PS",
-                false,
-            );
-        }
-        self.walk.leaves.push(Leaf {
-            ipa,
-            pa,
-            descriptor,
-            level,
-            live,
-        });
-    }
-
-    fn malformed(&mut self, ipa: u64, level: u8, d: u64, why: &'static str, blind: bool) {
-        self.walk.malformed.push(Malformed {
-            address: Hex(ipa),
-            level,
-            descriptor: Hex(d),
-            why,
-            blind,
-        });
-    }
+    walk::walk(dump, regime, &regime.start(vttbr))
 }
 
 /// The entries that lead to `ipa`, root first, as Xen would follow them (whatever the valid bit says).
 pub fn trace(dump: &Dump, regime: &Regime, vttbr: u64, ipa: u64) -> Vec<descriptor::Step> {
-    let mut steps = Vec::new();
-    let top = ipa >> descriptor::shift(regime.start_level);
-    if top >= (regime.roots * regime.root_entries) as u64 {
-        return steps;
-    }
-    let mut table = regime.root(vttbr) + (top / ENTRIES) * FRAME_SIZE;
-    for level in regime.start_level..=3 {
-        let index = ipa >> descriptor::shift(level) & (ENTRIES - 1);
-        let Some(d) = dump.word(table + index * 8) else {
-            break;
-        };
-        steps.push(descriptor::Step {
-            level,
-            table: Hex(table),
-            index: index as u16,
-            descriptor: Hex(d),
-        });
-        if d == 0 || descriptor::shape(d, level) != Kind::Table {
-            break;
-        }
-        table = descriptor::table_address(d);
-    }
-    steps
+    walk::trace::<Regime>(dump, &regime.start(vttbr), ipa)
 }
