@@ -31,6 +31,8 @@ pub struct Stage2 {
     pub protected: bool,
     /// All that it reaches.
     pub walk: stage2::Walk,
+    /// Whether no domain has it any more, but the frozen page still allows it: of a domain destroyed after the lock.
+    pub former: bool,
     /// CPUs that have its root loaded.
     pub cpus: Vec<usize>,
 }
@@ -134,6 +136,7 @@ impl Audit {
                 vttbr,
                 protected,
                 walk,
+                former: false,
                 cpus,
             });
         }
@@ -142,8 +145,15 @@ impl Audit {
             .as_ref()
             .and_then(|f| f.empty_root)
             .map(|mfn| mfn * FRAME_SIZE);
-        for i in 0..self.registers.cpus.len() {
-            let vttbr = self.registers.cpus[i].vttbr.0;
+        // Others that a switch between vCPUs would load, and others that a CPU has loaded.
+        let fused = self.found.as_ref().and_then(|f| f.fused.as_ref());
+        let frozen = fused.filter(|f| f.frozen.locked).map(|f| &f.frozen.vttbr);
+        let former = frozen.into_iter().flatten().map(|&vttbr| (vttbr, None));
+        let cpus = self.registers.cpus.iter().enumerate();
+        let others: Vec<(u64, Option<usize>)> = former
+            .chain(cpus.map(|(i, cpu)| (cpu.vttbr.0, Some(i))))
+            .collect();
+        for (vttbr, cpu) in others {
             let root = regime.root(vttbr);
             let known = self.stage2.iter().any(|s| regime.root(s.vttbr) == root);
             if root == 0 || known || Some(root) == empty {
@@ -156,11 +166,13 @@ impl Audit {
                     vttbr,
                     protected: false,
                     walk,
+                    former: cpu.is_none(),
                     cpus,
                 }),
-                Err(e) => self.unestablished.push(format!(
-                    "CPU {i} has a stage 2 of no known domain loaded: {e}"
-                )),
+                Err(e) => self.unestablished.push(match cpu {
+                    Some(i) => format!("CPU {i} has a stage 2 of no known domain loaded: {e}"),
+                    None => format!("the frozen page has a VTTBR of no known domain, {vttbr:#x}: {e}"),
+                }),
             }
         }
         Ok(())
@@ -263,6 +275,8 @@ impl Audit {
                 .iter()
                 .for_each(|p| claim(p.mfn, Owner::SeenBy(domain.id)));
         }
+        let windows = found.fused.iter().filter_map(|f| f.windows.as_ref().ok());
+        windows.flatten().for_each(|&mfn| claim(mfn, Owner::WindowTable));
         found
             .empty_root
             .iter()
@@ -300,6 +314,7 @@ impl Audit {
                 Owner::Xenheap,
             );
         }
+        frames.note(&found.noted);
     }
 
     fn protect_frames(&mut self) {
@@ -307,6 +322,18 @@ impl Audit {
             let Some(id) = stage2.id else { continue };
             for leaf in &stage2.walk.leaves {
                 self.frames.protect(&self.dump, leaf.pa, leaf.size(), id);
+            }
+            // What it owns and its guest does not reach (given up, not yet freed) is its memory as well.
+            let xenheap = self.found.as_ref().and_then(|f| f.xenheap);
+            for (start, len) in self.dump.banks() {
+                let all = self.frames.runs(&self.dump, start, len, |f, i| f.owner(i) == Owner::Owned(id));
+                for run in all {
+                    let own = xenheap.is_some_and(|(from, to)| (from..to).contains(&run.mfn));
+                    if !own {
+                        let (pa, len) = (run.mfn * FRAME_SIZE, run.count * FRAME_SIZE);
+                        self.frames.protect(&self.dump, pa, len, id);
+                    }
+                }
             }
             let frames = self.frames.count(|f, i| f.protected(i) == Some(id));
             if frames == 0 {

@@ -35,7 +35,23 @@ pub struct Dump {
     bytes: Bytes,
     segments: Vec<Segment>,
     frames: usize,
-    cpus: usize,
+    processors: Vec<Processor>,
+}
+
+/// Where a CPU was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processor {
+    /// Its program counter.
+    pub pc: u64,
+    /// PSTATE, as SPSR_ELx has it.
+    pub pstate: u64,
+}
+
+impl Processor {
+    /// Whether it was in EL1 or EL0, or in AArch32.
+    pub fn in_guest(&self) -> bool {
+        self.pstate & 1 << 4 != 0 || self.pstate >> 2 & 3 < 2
+    }
 }
 
 impl Dump {
@@ -58,19 +74,24 @@ impl Dump {
     }
 
     fn new(bytes: Bytes) -> Result<Dump> {
-        let (segments, cpus) = parse(bytes.as_slice())?;
+        let (segments, processors) = parse(bytes.as_slice())?;
         let frames = segments.last().map_or(0, |s| s.first_index + frames_in(s));
         Ok(Dump {
             bytes,
             segments,
             frames,
-            cpus,
+            processors,
         })
     }
 
     /// How many CPUs the dump describes (one register note each), whether they are online or not.
     pub fn cpus(&self) -> usize {
-        self.cpus
+        self.processors.len()
+    }
+
+    /// Where each CPU was, in QEMU's order.
+    pub fn processors(&self) -> &[Processor] {
+        &self.processors
     }
 
     /// How many frames of RAM there are. A frame's index, below, is in `0..frames()`.
@@ -138,7 +159,7 @@ fn frames_in(segment: &Segment) -> usize {
     (segment.len >> FRAME_SHIFT) as usize
 }
 
-fn parse(data: &[u8]) -> Result<(Vec<Segment>, usize)> {
+fn parse(data: &[u8]) -> Result<(Vec<Segment>, Vec<Processor>)> {
     let bad = |why: String| Error::Dump(why);
     let again = "make it with QEMU's dump-guest-memory, without -p";
     if data.len() < 4 || data[..4] != elf::ELFMAG {
@@ -163,10 +184,10 @@ fn parse(data: &[u8]) -> Result<(Vec<Segment>, usize)> {
         .map_err(|e| bad(format!("its program headers are cut off or corrupt ({e})")))?;
 
     let mut segments = Vec::new();
-    let mut cpus = 0;
+    let mut processors = Vec::new();
     for ph in headers {
         match ph.p_type(endian) {
-            elf::PT_NOTE => cpus += register_notes(ph, endian, data)?,
+            elf::PT_NOTE => processors.extend(register_notes(ph, endian, data)?),
             elf::PT_LOAD => {
                 let (start, len, offset) =
                     (ph.p_paddr(endian), ph.p_filesz(endian), ph.p_offset(endian));
@@ -225,23 +246,31 @@ fn parse(data: &[u8]) -> Result<(Vec<Segment>, usize)> {
         segment.first_index = index;
         index += frames_in(segment);
     }
-    Ok((segments, cpus))
+    Ok((segments, processors))
 }
 
-/// Counts the CPUs: QEMU writes one NT_PRSTATUS note for each.
+/// The CPUs: QEMU writes one NT_PRSTATUS note for each. In it 112 bytes that do not matter here, then X0 to X30, SP, PC
+/// and PSTATE (Linux' `struct elf_prstatus` for arm64).
 fn register_notes(
     ph: &elf::ProgramHeader64<LittleEndian>,
     endian: LittleEndian,
     data: &[u8],
-) -> Result<usize> {
+) -> Result<Vec<Processor>> {
     let bad = |e| Error::Dump(format!("its notes are cut off or corrupt ({e})"));
-    let mut cpus = 0;
+    let mut processors = Vec::new();
     if let Some(mut notes) = ph.notes(endian, data).map_err(bad)? {
         while let Some(note) = notes.next().map_err(bad)? {
             if note.n_type(endian) == NT_PRSTATUS && note.name() == b"CORE" {
-                cpus += 1;
+                let word = |at: usize| {
+                    let bytes = note.desc().get(at..at + 8)?.try_into().ok()?;
+                    Some(u64::from_le_bytes(bytes))
+                };
+                let Some((pc, pstate)) = word(112 + 32 * 8).zip(word(112 + 33 * 8)) else {
+                    return Err(Error::Dump("its notes on CPUs are too short".into()));
+                };
+                processors.push(Processor { pc, pstate });
             }
         }
     }
-    Ok(cpus)
+    Ok(processors)
 }

@@ -2,6 +2,7 @@
 //! data, never from what the fuse says about itself.
 
 use crate::dump::Dump;
+use crate::xen::Noted;
 use serde::Serialize;
 use std::fmt;
 
@@ -18,6 +19,8 @@ pub enum Owner {
     TablePool(u16),
     /// Xen's empty stage-2 root.
     EmptyRoot,
+    /// Holds a table of a CPU's on-demand window.
+    WindowTable,
     /// A static table in Xen's image: index into [`crate::xen::Found::tables`].
     ImageTable(u16),
     /// Xen's own, and seen by this domain (shared info, grant table).
@@ -32,6 +35,12 @@ pub enum Owner {
     FrameTable,
     /// Xen's heap.
     Xenheap,
+    /// This domain's by the frame table alone: not in its stage 2.
+    Owned(u16),
+    /// In use and nobody's, by the frame table: Xen's own, or left by the boot.
+    InUse,
+    /// Free, by the frame table.
+    Free,
     /// Nothing of the above: free, or a kind of memory that this verifier does not know.
     Unknown,
 }
@@ -46,6 +55,7 @@ impl Owner {
                 | Owner::StrayTable
                 | Owner::TablePool(_)
                 | Owner::EmptyRoot
+                | Owner::WindowTable
                 | Owner::ImageTable(_)
         )
     }
@@ -59,6 +69,7 @@ impl fmt::Display for Owner {
             Owner::StrayTable => f.write_str("stage-2 table of no known domain"),
             Owner::TablePool(id) => write!(f, "table pool of d{id}"),
             Owner::EmptyRoot => f.write_str("empty stage-2 root"),
+            Owner::WindowTable => f.write_str("window table"),
             Owner::ImageTable(_) => f.write_str("static table"),
             Owner::SeenBy(id) => write!(f, "Xen's own, seen by d{id}"),
             Owner::Guest(id) => write!(f, "d{id}"),
@@ -66,6 +77,9 @@ impl fmt::Display for Owner {
             Owner::Init => f.write_str("Xen's image, freed after boot"),
             Owner::FrameTable => f.write_str("frame table"),
             Owner::Xenheap => f.write_str("xenheap"),
+            Owner::Owned(id) => write!(f, "d{id}, not in its stage 2"),
+            Owner::InUse => f.write_str("Xen's, from the domheap or left by the boot"),
+            Owner::Free => f.write_str("free"),
             Owner::Unknown => f.write_str("unknown"),
         }
     }
@@ -89,6 +103,8 @@ pub struct Frames {
     protected: Vec<Option<u16>>,
     /// Xen's image, whoever else has it.
     image: Vec<bool>,
+    /// Xen's image, heap or frame table, whoever else has it.
+    private: Vec<bool>,
 }
 
 impl Frames {
@@ -99,6 +115,7 @@ impl Frames {
             owner: vec![Owner::Unknown; frames],
             protected: vec![None; frames],
             image: vec![false; frames],
+            private: vec![false; frames],
         }
     }
 
@@ -111,6 +128,21 @@ impl Frames {
             if let Owner::Image(_) = owner {
                 self.image[index..index + count].fill(true);
             }
+            if let Owner::Image(_) | Owner::FrameTable | Owner::Xenheap = owner {
+                self.private[index..index + count].fill(true);
+            }
+        }
+    }
+
+    /// Takes what the frame table notes of each frame, where nothing better is known.
+    pub fn note(&mut self, noted: &[Noted]) {
+        for (owner, noted) in self.owner.iter_mut().zip(noted) {
+            *owner = (*owner).min(match *noted {
+                Noted::Domain(id) => Owner::Owned(id),
+                Noted::Xen => Owner::InUse,
+                Noted::Free => Owner::Free,
+                Noted::Nothing => Owner::Unknown,
+            });
         }
     }
 
@@ -145,6 +177,11 @@ impl Frames {
     /// Whether a frame of RAM is part of Xen's image as it runs, by index.
     pub fn image(&self, index: usize) -> bool {
         self.image[index]
+    }
+
+    /// Whether a frame of RAM is Xen's alone: its image, heap or frame table, whoever else has it. By index.
+    pub fn private(&self, index: usize) -> bool {
+        self.private[index]
     }
 
     /// How many frames satisfy `wanted`, by index.

@@ -12,6 +12,8 @@ pub enum Level {
     Unmap,
     /// Nor is any translation table.
     Lock,
+    /// Nor can any instruction be executed that would replace them.
+    Seal,
 }
 
 impl std::fmt::Display for Level {
@@ -19,6 +21,7 @@ impl std::fmt::Display for Level {
         f.write_str(match self {
             Level::Unmap => "unmap",
             Level::Lock => "lock",
+            Level::Seal => "seal",
         })
     }
 }
@@ -89,6 +92,8 @@ pub struct RuleResult {
     pub demands: &'static str,
     /// Ids of the threat model's vectors.
     pub vectors: &'static [&'static str],
+    /// Whether it holds: nothing violates it, and all that it needs could be established.
+    pub holds: bool,
     /// How many violations there are.
     pub violations: usize,
     /// How many frames they make.

@@ -108,12 +108,18 @@ pub fn summary(s: &Summary) -> String {
 /// The outcome of a check.
 pub fn report(r: &Report) -> String {
     let mut out = String::new();
-    let mut t = table(["Rule", "Demands", "Vectors", "Violations", "Frames"]);
+    let mut t = table(["Rule", "Demands", "Vectors", "Holds", "Violations", "Frames"]);
     for rule in &r.rules {
         t.add_row([
             rule.rule.to_owned(),
             rule.demands.to_owned(),
             rule.vectors.join(" "),
+            match (rule.holds, rule.violations) {
+                (true, _) => "yes",
+                (false, 0) => "not established",
+                _ => "no",
+            }
+            .to_owned(),
             rule.violations.to_string(),
             rule.frames.to_string(),
         ]);

@@ -52,6 +52,11 @@ impl Leaf {
         descriptor::size(self.level)
     }
 
+    /// SH, bits 9 and 8: 2 outer, 3 inner shareable, 1 reserved.
+    pub fn shareability(&self) -> u8 {
+        (self.descriptor >> 8 & 3) as u8
+    }
+
     /// Index into MAIR_EL2: bits 4 to 2.
     pub fn attribute_index(&self) -> u8 {
         (self.descriptor >> 2 & 7) as u8
@@ -214,6 +219,9 @@ pub fn translate(dump: &Dump, regime: &Regime, va: u64) -> Option<u64> {
     })
 }
 
+/// What [`memory_type`] says of an attribute that Xen does not use.
+pub const OTHER_MEMORY: &str = "other";
+
 /// What MAIR_EL2 says for a leaf, in the architecture's words.
 pub fn memory_type(mair: u64, leaf: &Leaf) -> &'static str {
     match mair >> (8 * leaf.attribute_index()) & 0xff {
@@ -226,6 +234,6 @@ pub fn memory_type(mair: u64, leaf: &Leaf) -> &'static str {
         0xbb => "Normal write-through, read and write allocate",
         0xee => "Normal write-back, read allocate",
         0xff => "Normal write-back",
-        _ => "other",
+        _ => OTHER_MEMORY,
     }
 }

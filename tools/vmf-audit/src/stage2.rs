@@ -51,8 +51,13 @@ impl Leaf {
     }
 
     /// What Xen notes in bits 58 to 55, which the hardware ignores (`p2m_type_t` in xen/arch/arm/include/asm/p2m.h).
+    pub fn type_number(&self) -> u8 {
+        (self.descriptor >> 55 & 0xf) as u8
+    }
+
+    /// The same in words.
     pub fn kind(&self) -> &'static str {
-        match self.descriptor >> 55 & 0xf {
+        match self.type_number() {
             0 => "none",
             1 => "ram",
             2 => "ram, read-only",

@@ -3,8 +3,9 @@
 
 use crate::error::{Error, Result};
 use gimli::{AttributeValue, DwAt, EndianSlice, LittleEndian, Unit, UnitOffset};
-use object::{Object, ObjectSection, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol, SectionFlags, SymbolKind, elf};
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 type Slice<'d> = EndianSlice<'d, LittleEndian>;
@@ -28,11 +29,57 @@ pub struct Region {
     pub va: u64,
     /// Bytes.
     pub size: u64,
+    /// Whether it is meant to be executed from.
+    pub executable: bool,
+}
+
+/// Functions by address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Functions {
+    by_address: Vec<(u64, String)>,
+}
+
+impl Functions {
+    /// Symbols of the executable sections of an ELF file.
+    pub fn of<'d>(file: &impl Object<'d>) -> Functions {
+        let code: Vec<Range<u64>> = file
+            .sections()
+            .filter(executable)
+            .map(|s| s.address()..s.address().saturating_add(s.size()))
+            .collect();
+        let mut by_address: Vec<(u64, String)> = file
+            .symbols()
+            .filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label))
+            .filter(|s| code.iter().any(|c| c.contains(&s.address())))
+            .filter_map(|s| Some((s.address(), s.name().ok()?.to_owned())))
+            // Mapping symbols say where code and data begin, not what they are called.
+            .filter(|(_, name)| !name.is_empty() && !name.starts_with('$'))
+            .collect();
+        by_address.sort();
+        by_address.dedup_by_key(|f| f.0);
+        Functions { by_address }
+    }
+
+    /// Which function an address is in, as `name+0x8`.
+    pub fn name(&self, va: u64) -> Option<String> {
+        let after = self.by_address.partition_point(|f| f.0 <= va);
+        let (start, name) = &self.by_address[after.checked_sub(1)?];
+        let name = rustc_demangle::demangle(name);
+        Some(format!("{name:#}+{:#x}", va - start))
+    }
+}
+
+/// Whether a section is meant to be executed from.
+pub fn executable<'d>(section: &impl ObjectSection<'d>) -> bool {
+    matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(elf::SHF_EXECINSTR) != 0)
+        && section.size() != 0
 }
 
 /// What is known from xen-syms.
 pub struct Symbols {
     symbols: HashMap<String, (u64, u64)>,
+    /// Functions.
+    pub functions: Functions,
     /// Sections that are loaded, by address.
     pub sections: Vec<Region>,
     /// Variables that are translation tables: arrays of `lpae_t`.
@@ -77,6 +124,7 @@ impl Symbols {
                     name: s.name().ok()?.to_owned(),
                     va: s.address(),
                     size: s.size(),
+                    executable: executable(&s),
                 })
             })
             .collect();
@@ -93,6 +141,7 @@ impl Symbols {
         let dwarf = Dwarf::load(load).map_err(bad)?;
         let mut found = Symbols {
             symbols,
+            functions: Functions::of(&file),
             sections,
             tables: Vec::new(),
             members: BTreeMap::new(),
@@ -105,6 +154,18 @@ impl Symbols {
     /// The address of a symbol.
     pub fn address(&self, name: &str) -> Option<u64> {
         Some(self.symbols.get(name)?.0)
+    }
+
+    /// Symbols whose name satisfies `wanted`, with address and size, by address.
+    pub fn named(&self, wanted: impl Fn(&str) -> bool) -> Vec<(u64, u64)> {
+        let mut found: Vec<_> = self
+            .symbols
+            .iter()
+            .filter(|(name, _)| wanted(name))
+            .map(|(_, &at)| at)
+            .collect();
+        found.sort_unstable();
+        found
     }
 
     /// A member that was asked for when the file was opened.
@@ -180,7 +241,13 @@ impl Symbols {
                 .get(&name)
                 .map_or(0, |s| s.1)
                 .max(crate::dump::FRAME_SIZE);
-            self.tables.push(Region { name, va, size });
+            let executable = false;
+            self.tables.push(Region {
+                name,
+                va,
+                size,
+                executable,
+            });
         }
         Ok(())
     }

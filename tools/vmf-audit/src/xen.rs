@@ -10,10 +10,12 @@
 use crate::descriptor::frame_of;
 use crate::dump::{Dump, FRAME_SIZE};
 use crate::error::{Error, Result};
+use crate::fused::{self, DomainNote, Fused};
 use crate::hex::Hex;
 use crate::registers::{self, Registers};
 use crate::stage1::{self, Regime};
-use crate::symbols::{Region, Symbols};
+use crate::symbols::{Functions, Region, Symbols};
+use std::collections::HashMap;
 use std::path::Path;
 
 /// `FRAMETABLE_VIRT_START`, xen/arch/arm/include/asm/mmu/layout.h: a macro, so neither symbol nor DWARF has it.
@@ -37,7 +39,35 @@ pub const MEMBERS: &[(&str, &str)] = &[
     ("grant_table", "shared_raw"),
     ("grant_table", "status"),
     ("page_info", "list"),
+    ("page_info", "count_info"),
+    ("page_info", "v.inuse.domain"),
+    ("vcpu", "domain"),
+    ("domain", "arch.vmf.protected"),
+    ("domain", "arch.vmf.snapshot_first"),
+    ("domain", "arch.vmf.snapshot_len"),
+    ("vmf_frozen", "locked"),
+    ("vmf_frozen", "hcr_mask"),
+    ("vmf_frozen", "hcr_value"),
+    ("vmf_frozen", "vttbr"),
+    ("vmf_frozen", "unused"),
 ];
+
+/// `DOMID_IDLE`, xen/include/public/xen.h.
+pub const IDLE: u16 = 0x7fff;
+
+/// What the frame table says of a frame of RAM (`struct page_info`, xen/arch/arm/include/asm/mm.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Noted {
+    /// Nothing that could be read, or an owner that is no domain on the list.
+    #[default]
+    Nothing,
+    /// Free.
+    Free,
+    /// In use, without an owner: Xen's own, or left by the boot.
+    Xen,
+    /// Owned by this domain.
+    Domain(u16),
+}
 
 /// A page of Xen's own that a domain may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +91,8 @@ pub struct Domain {
     pub pool: Vec<u64>,
     /// Pages of Xen's own that the domain may see.
     pub own_pages: Vec<OwnPage>,
+    /// What a Xen with the fuse notes about it.
+    pub note: Option<DomainNote>,
 }
 
 /// A named piece of the image and where it is in memory.
@@ -87,13 +119,29 @@ pub struct Found {
     pub tables: Vec<Placed>,
     /// First and past-the-last frame of a xenheap of its own, if this Xen has one.
     pub xenheap: Option<(u64, u64)>,
+    /// What the fuse left, if this Xen has one.
+    pub fused: Option<Fused>,
+    /// The domain of the vCPU that each CPU runs, [`IDLE`] for none; by CPU, where it could be read.
+    pub running: Vec<Option<u16>>,
+    /// What the frame table says, by the dump's frame index; empty if it could not be read.
+    pub noted: Vec<Noted>,
+    /// Functions of the image.
+    pub functions: Functions,
+}
+
+/// Which bits of a frame number the frame table leaves out.
+#[derive(Clone, Copy)]
+struct Hole {
+    shift: u32,
+    low: u64,
+    high: u64,
 }
 
 /// Xen's memory, by virtual address.
-struct Xen<'a> {
-    dump: &'a Dump,
+pub(crate) struct Xen<'a> {
+    pub(crate) dump: &'a Dump,
     regime: Regime,
-    symbols: &'a Symbols,
+    pub(crate) symbols: &'a Symbols,
 }
 
 /// Every domain of a running Xen as the registers file wants it, `protected` unset. For whoever writes that file: the
@@ -152,8 +200,15 @@ pub fn find(dump: &Dump, registers: &Registers, symbols: &Symbols) -> Result<Fou
         Some(va) => Some(xen.word(va, "empty_root_mfn")?).filter(|&mfn| mfn != 0),
         None => None,
     };
+    let (domains, pointers) = xen.domains()?;
     Ok(Found {
-        domains: xen.domains()?,
+        fused: fused::find(&xen, offset)?,
+        running: (0..registers.cpus.len())
+            .map(|cpu| xen.running(cpu as u64).ok())
+            .collect(),
+        noted: xen.noted(&pointers).unwrap_or_default(),
+        functions: symbols.functions.clone(),
+        domains,
         empty_root,
         sections: symbols.sections.iter().map(place).collect(),
         init: symbols
@@ -179,7 +234,7 @@ impl Xen<'_> {
         })
     }
 
-    fn bytes(&self, va: u64, size: u64, what: &str) -> Result<u64> {
+    pub(crate) fn bytes(&self, va: u64, size: u64, what: &str) -> Result<u64> {
         let pa = self.physical(va, what)?;
         let bytes = self.dump.bytes_at(pa, size.min(8) as usize);
         let bytes = bytes.ok_or_else(|| {
@@ -191,7 +246,7 @@ impl Xen<'_> {
             .fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
-    fn word(&self, va: u64, what: &str) -> Result<u64> {
+    pub(crate) fn word(&self, va: u64, what: &str) -> Result<u64> {
         self.bytes(va, 8, what)
     }
 
@@ -213,13 +268,9 @@ impl Xen<'_> {
         };
         let pdx = within / size
             + self.word(self.global("frametable_base_pdx")?, "frametable_base_pdx")?;
-        let Some(shift) = self.symbols.address("pfn_pdx_hole_shift") else {
-            return Ok(pdx);
-        };
-        let shift = self.bytes(shift, 4, "pfn_pdx_hole_shift")? as u32;
-        let low = self.word(self.global("pfn_pdx_bottom_mask")?, "pfn_pdx_bottom_mask")?;
-        let high = self.word(self.global("pfn_top_mask")?, "pfn_top_mask")?;
-        Ok(pdx & low | pdx.wrapping_shl(shift) & high)
+        Ok(self
+            .hole()?
+            .map_or(pdx, |h| pdx & h.low | pdx << h.shift & h.high))
     }
 
     /// Frames of a `page_list_head` (a `struct list_head` on Arm, linked through struct page_info).
@@ -237,17 +288,89 @@ impl Xen<'_> {
         Ok(frames)
     }
 
-    fn domains(&self) -> Result<Vec<Domain>> {
-        let mut domains = Vec::new();
+    /// Every domain, and where its struct is.
+    fn domains(&self) -> Result<(Vec<Domain>, HashMap<u64, u16>)> {
+        let (mut domains, mut pointers) = (Vec::new(), HashMap::new());
         let mut next = self.word(self.global("domain_list")?, "domain_list")?;
         while next != 0 {
-            domains.push(self.domain(next)?);
+            let domain = self.domain(next)?;
+            pointers.insert(next, domain.id);
+            domains.push(domain);
             if domains.len() > usize::from(u16::MAX) {
                 return Err(Error::CannotJudge("domain_list has no end".into()));
             }
             next = self.member(next, "domain", "next_in_list")?;
         }
-        Ok(domains)
+        Ok((domains, pointers))
+    }
+
+    fn note(&self, d: u64) -> Result<Option<DomainNote>> {
+        if self.symbols.member("domain", "arch.vmf.protected").is_err() {
+            return Ok(None);
+        }
+        Ok(Some(DomainNote {
+            protected: self.member(d, "domain", "arch.vmf.protected")? != 0,
+            first: self.member(d, "domain", "arch.vmf.snapshot_first")?,
+            len: self.member(d, "domain", "arch.vmf.snapshot_len")?,
+        }))
+    }
+
+    /// The domain whose vCPU is `current` on a CPU.
+    fn running(&self, cpu: u64) -> Result<u16> {
+        let offsets = self.global("__per_cpu_offset")?;
+        let offset = self.word(offsets.wrapping_add(8 * cpu), "__per_cpu_offset")?;
+        let current = self.global("per_cpu__curr_vcpu")?.wrapping_add(offset);
+        let vcpu = self.word(current, "curr_vcpu")?;
+        let domain = self.member(vcpu, "vcpu", "domain")?;
+        Ok(self.member(domain, "domain", "domain_id")? as u16)
+    }
+
+    /// What the frame table says of each frame of RAM.
+    fn noted(&self, domains: &HashMap<u64, u16>) -> Result<Vec<Noted>> {
+        let size = self.symbols.size_of("page_info")?;
+        let count = self.symbols.member("page_info", "count_info")?.offset;
+        let owner = self.symbols.member("page_info", "v.inuse.domain")?.offset;
+        let base = self.word(self.global("frametable_base_pdx")?, "frametable_base_pdx")?;
+        let hole = self.hole()?;
+        let walk = stage1::walk(self.dump, &self.regime)?;
+        let word = |va: u64| {
+            let after = walk.leaves.partition_point(|l| l.va <= va);
+            let leaf = &walk.leaves[after.checked_sub(1)?];
+            let within = va - leaf.va;
+            (within < leaf.size()).then(|| self.dump.word(leaf.pa + within))?
+        };
+        let mut noted = Vec::with_capacity(self.dump.frames());
+        for (start, len) in self.dump.banks() {
+            for mfn in frame_of(start)..frame_of(start + len) {
+                let pdx = hole.map_or(mfn, |h| mfn & h.low | (mfn & h.high) >> h.shift);
+                let page = pdx
+                    .checked_sub(base)
+                    .and_then(|i| i.checked_mul(size))
+                    .filter(|at| *at < FRAMETABLE_SIZE)
+                    .map(|at| FRAMETABLE_VA + at);
+                let state = page.and_then(|page| Some((word(page + count)?, word(page + owner)?)));
+                // PGC_state: bits 56 and 55; 3 is free, 0 is in use.
+                noted.push(match state {
+                    Some((count, _)) if count >> 55 & 3 == 3 => Noted::Free,
+                    Some((_, 0)) => Noted::Xen,
+                    Some((_, owner)) => domains.get(&owner).map_or(Noted::Nothing, |&id| Noted::Domain(id)),
+                    None => Noted::Nothing,
+                });
+            }
+        }
+        Ok(noted)
+    }
+
+    /// How frame numbers are compressed, where they are (xen/common/pdx.c).
+    fn hole(&self) -> Result<Option<Hole>> {
+        let Some(shift) = self.symbols.address("pfn_pdx_hole_shift") else {
+            return Ok(None);
+        };
+        Ok(Some(Hole {
+            shift: self.bytes(shift, 4, "pfn_pdx_hole_shift")? as u32 & 63,
+            low: self.word(self.global("pfn_pdx_bottom_mask")?, "pfn_pdx_bottom_mask")?,
+            high: self.word(self.global("pfn_top_mask")?, "pfn_top_mask")?,
+        }))
     }
 
     fn domain(&self, d: u64) -> Result<Domain> {
@@ -274,6 +397,7 @@ impl Xen<'_> {
                 "arch.paging.p2m_freelist",
             )?,
             own_pages: self.own_pages(d)?,
+            note: self.note(d)?,
         })
     }
 

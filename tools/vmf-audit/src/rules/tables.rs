@@ -1,0 +1,86 @@
+//! Protected frames and tables, in EL2 and in any stage 2: U1, U2, L1, L4, L7.
+
+use super::reach::{each_in_stage2, each_mapped, permissions};
+use crate::audit::{Audit, name};
+use crate::frames::{Frames, Owner};
+use crate::judge::Findings;
+use crate::stage1;
+
+pub(super) fn protected_mapped(audit: &Audit, found: &mut Findings) {
+    each_mapped(
+        audit,
+        |f, i| f.protected(i).is_some(),
+        |root, leaf, run| {
+            found.el2(
+                audit,
+                root,
+                leaf,
+                run,
+                format!("protected memory is {}", permissions(root, leaf)),
+            );
+        },
+    );
+}
+
+pub(super) fn protected_in_other_stage2(audit: &Audit, found: &mut Findings) {
+    for stage2 in &audit.stage2 {
+        let others = |f: &Frames, i: usize| f.protected(i).is_some_and(|p| Some(p) != stage2.id);
+        each_in_stage2(audit, stage2, others, "protected memory", found);
+    }
+}
+
+pub(super) fn table_mapped(audit: &Audit, found: &mut Findings) {
+    if let Some(Err(why)) = audit.found.iter().flat_map(|f| &f.fused).map(|f| &f.windows).next() {
+        found.doubt(format!("the windows' tables are not known: {why}"));
+    }
+    each_mapped(
+        audit,
+        |f, i| f.owner(i).is_table(),
+        |root, leaf, run| {
+            let what = format!("a translation table is {}", permissions(root, leaf));
+            found.el2(audit, root, leaf, run, what);
+        },
+    );
+}
+
+/// Xen's private memory; a page of Xen's own may be seen by the domain that Xen names it for, and no other.
+pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
+    if audit.found.as_ref().is_some_and(|f| f.xenheap.is_none()) {
+        found.doubt("this Xen has no xenheap of its own: which of its memory is private is not known");
+    }
+    for stage2 in &audit.stage2 {
+        let own = |f: &Frames, i: usize| matches!(f.owner(i), Owner::SeenBy(id) if Some(id) == stage2.id);
+        let table = |f: &Frames, i: usize| f.owner(i).is_table();
+        let image = |f: &Frames, i: usize| f.image(i) && !table(f, i);
+        let private = |f: &Frames, i: usize| f.private(i) && !f.image(i) && !table(f, i) && !own(f, i);
+        each_in_stage2(audit, stage2, table, "a translation table", found);
+        each_in_stage2(audit, stage2, image, "Xen's image", found);
+        each_in_stage2(audit, stage2, private, "Xen's private memory", found);
+    }
+}
+
+pub(super) fn malformed(audit: &Audit, found: &mut Findings) {
+    for root in &audit.roots {
+        for m in &root.walk.malformed {
+            let walk = stage1::trace(&audit.dump, &root.regime, m.address.0);
+            found.plain(
+                format!("EL2 entry {} at level {}: {}", m.descriptor, m.level, m.why),
+                root.cpus.clone(),
+                Some(m.address),
+                walk,
+            );
+        }
+    }
+    for stage2 in &audit.stage2 {
+        for m in &stage2.walk.malformed {
+            let what = format!(
+                "{} entry {} at level {}: {}",
+                name(stage2),
+                m.descriptor,
+                m.level,
+                m.why
+            );
+            found.plain(what, stage2.cpus.clone(), Some(m.address), Vec::new());
+        }
+    }
+}
