@@ -62,8 +62,11 @@ pub struct Audit {
 impl Audit {
     /// Reads the files and walks everything.
     pub fn open(dump: &Path, registers: &Path, xen_syms: Option<&Path>) -> Result<Audit> {
-        let dump = Dump::open(dump)?;
-        let registers = Registers::open(registers)?;
+        Audit::with_syms(Dump::open(dump)?, Registers::open(registers)?, xen_syms)
+    }
+
+    /// Walks everything, and reads Xen's own data with xen-syms, where it is given.
+    pub fn with_syms(dump: Dump, registers: Registers, xen_syms: Option<&Path>) -> Result<Audit> {
         let found = match xen_syms {
             Some(path) => Some(xen::find(
                 &dump,

@@ -13,6 +13,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file could not be written.
+    #[error("{}: cannot write it: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The dump is not one that can be used.
     #[error("dump: {0}")]
     Dump(String),

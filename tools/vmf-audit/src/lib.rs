@@ -21,6 +21,7 @@ pub mod fused;
 pub mod hex;
 pub mod instructions;
 pub mod judge;
+pub mod picture;
 pub mod registers;
 pub mod report;
 pub mod rules;

@@ -1,9 +1,12 @@
 //! The `vmf-audit` command: arguments in, tables or JSON out, and an exit status.
 
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use vmf_audit::picture::{self, Side};
 use vmf_audit::report::Level;
+use vmf_audit::rules::RULES;
+use vmf_audit::scan::{self, Scan};
 use vmf_audit::{Audit, Error, dump::Dump, registers::Registers, show, xen};
 
 /// Judges, from a memory dump and registers alone, whether the virtual memory fuse holds.
@@ -17,7 +20,9 @@ use vmf_audit::{Audit, Error, dump::Dump, registers::Registers, show, xen};
     after_help = "Exit status: 0 the level holds, 1 it is violated, 2 it cannot be judged.
 
 Example:
-  vmf-audit check --level lock memory-after.elf registers-after.json --syms xen-syms"
+  vmf-audit check --level lock memory-after.elf registers-after.json --syms xen-syms
+  vmf-audit map memory-before.elf registers-before.json --diff memory-after.elf registers-after.json --svg map.svg
+  vmf-audit scan xen-syms"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -28,15 +33,50 @@ struct Cli {
 enum Command {
     /// Judge whether a level of the fuse holds
     ///
-    /// Lists every violation with its rule, the threat model's vectors, frame, owner, address and walk. Without
-    /// xen-syms, pages of Xen's own that a protected domain sees count as violations, and the level lock cannot be
-    /// judged: static tables and tables kept for later are not known.
+    /// Lists every violation with its rule, the threat model's vectors, frame, owner, address and walk; `vmf-audit rules`
+    /// lists the rules. A rule for which a needed fact cannot be established does not hold. Without xen-syms, pages of
+    /// Xen's own that a protected domain sees count as violations, and from the level lock on nothing can be said to
+    /// hold: static tables and tables kept for later are not known.
     Check {
         /// The level that is claimed
         #[arg(long)]
         level: Level,
         #[command(flatten)]
         input: Input,
+    },
+    /// List every rule: its level, the threat model's vectors, what it demands
+    Rules {
+        /// JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show EL2's address space: what is mapped where, with which access, and whose it is
+    Map {
+        #[command(flatten)]
+        input: Input,
+        /// Draw a picture into this file as well
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// A second machine, or the same one later, to be put beside the first
+        #[arg(long, num_args = 2, value_names = ["DUMP", "REGISTERS"])]
+        diff: Option<Vec<PathBuf>>,
+    },
+    /// Find the instructions that change translation or enter firmware
+    ///
+    /// In an ELF file such as xen-syms: its executable sections. In a dump: everything that EL2 can execute from, with
+    /// names from xen-syms. Instructions that a guest's registers, traps, TLBs and returns need are listed for
+    /// information.
+    Scan {
+        /// An ELF file, or a dump
+        file: PathBuf,
+        /// The registers file that belongs to a dump
+        registers: Option<PathBuf>,
+        /// xen-syms of the Xen that ran [default: xen-syms beside the dump, if it is there]
+        #[arg(long, value_name = "XEN_SYMS")]
+        syms: Option<PathBuf>,
+        /// JSON instead of tables
+        #[arg(long)]
+        json: bool,
     },
     /// Count what EL2 can reach, without judging
     Summary {
@@ -64,21 +104,81 @@ struct Input {
     /// xen-syms of the Xen that ran, built with CONFIG_DEBUG_INFO=y [default: xen-syms beside the dump, if it is there]
     #[arg(long, value_name = "XEN_SYMS")]
     syms: Option<PathBuf>,
+    /// Claim that these domains are protected, and no others, whatever the registers file says
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    protected: Option<Vec<u16>>,
     /// JSON instead of tables
     #[arg(long)]
     json: bool,
 }
 
+/// The xen-syms that is named, or else the one beside the dump.
+fn xen_syms(named: Option<&PathBuf>, dump: &Path) -> Option<PathBuf> {
+    let beside = dump.with_file_name("xen-syms");
+    named.cloned().or_else(|| beside.is_file().then_some(beside))
+}
+
 impl Input {
     fn audit(&self) -> Result<Audit, Error> {
-        let beside = self.dump.with_file_name("xen-syms");
-        let beside = beside.is_file().then_some(beside);
-        Audit::open(
-            &self.dump,
-            &self.registers,
-            self.syms.as_ref().or(beside.as_ref()).map(PathBuf::as_path),
-        )
+        self.audit_of(&self.dump, &self.registers)
     }
+
+    fn audit_of(&self, dump: &Path, registers: &Path) -> Result<Audit, Error> {
+        let syms = xen_syms(self.syms.as_ref(), dump);
+        let dump = Dump::open(dump)?;
+        let mut registers = Registers::open(registers)?;
+        if let Some(ids) = &self.protected {
+            registers.protect(ids)?;
+        }
+        Audit::with_syms(dump, registers, syms.as_deref())
+    }
+}
+
+/// A map's picture and words.
+fn map(input: &Input, svg: Option<&PathBuf>, diff: Option<&[PathBuf]>) -> Result<String, Error> {
+    let before = input.audit()?.spaces();
+    let after = match diff {
+        Some([dump, registers]) => Some(input.audit_of(dump, registers)?.spaces()),
+        _ => None,
+    };
+    let title = |path: &Path| path.display().to_string();
+    let mut sides = vec![Side {
+        title: title(&input.dump),
+        spaces: &before,
+    }];
+    if let (Some(spaces), Some([dump, _])) = (&after, diff) {
+        let title = title(dump);
+        sides.push(Side { title, spaces });
+    }
+    if let Some(path) = svg {
+        std::fs::write(path, picture::draw(&sides)).map_err(|source| Error::Write {
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(match (&after, input.json) {
+        (None, true) => json(&before),
+        (Some(after), true) => json(&serde_json::json!({ "before": before, "after": after })),
+        (None, false) => show::map(&before),
+        (Some(after), false) => show::map_difference(&before, after),
+    })
+}
+
+/// What is scanned depends on what the file is.
+fn scan(file: &Path, registers: Option<&PathBuf>, syms: Option<&PathBuf>) -> Result<Scan, Error> {
+    let read = |source| Error::Read {
+        path: file.to_owned(),
+        source,
+    };
+    let Some(registers) = registers else {
+        let data = std::fs::read(file).map_err(read)?;
+        return scan::elf(&data);
+    };
+    let functions = match xen_syms(syms, file) {
+        Some(path) => scan::functions(&path)?,
+        None => Default::default(),
+    };
+    scan::machine(&Dump::open(file)?, &Registers::open(registers)?, &functions)
 }
 
 fn json(value: &impl serde::Serialize) -> String {
@@ -108,6 +208,19 @@ fn run(command: &Command) -> Result<(String, u8), Error> {
                 },
                 0,
             )
+        }
+        Command::Rules { json: true } => (json(&RULES), 0),
+        Command::Rules { json: false } => (show::rules(), 0),
+        Command::Map { input, svg, diff } => (map(input, svg.as_ref(), diff.as_deref())?, 0),
+        Command::Scan {
+            file,
+            registers,
+            syms,
+            json: as_json,
+        } => {
+            let found = scan(file, registers.as_ref(), syms.as_ref())?;
+            let text = if *as_json { json(&found) } else { show::scan(&found) };
+            (text, 0)
         }
         Command::Domains {
             dump,

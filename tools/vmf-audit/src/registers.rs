@@ -72,6 +72,17 @@ impl Registers {
         Ok(registers)
     }
 
+    /// Claims that the domains `ids` are protected, and no others.
+    pub fn protect(&mut self, ids: &[u16]) -> Result<()> {
+        if let Some(id) = ids.iter().find(|id| self.domains.iter().all(|d| d.id != **id)) {
+            return Err(Error::Registers(format!("it does not list domain {id}")));
+        }
+        for domain in &mut self.domains {
+            domain.protected = ids.contains(&domain.id);
+        }
+        Ok(())
+    }
+
     /// What every registers file has to satisfy.
     pub fn check(&self) -> Result<()> {
         if self.cpus.is_empty() {

@@ -16,8 +16,10 @@ mod tables;
 use crate::audit::Audit;
 use crate::judge::Findings;
 use crate::report::Level;
+use serde::Serialize;
 
 /// What a level demands.
+#[derive(Serialize)]
 pub struct Rule {
     /// Its id, stable.
     pub id: &'static str,
@@ -29,6 +31,7 @@ pub struct Rule {
     pub demands: &'static str,
     /// Whether it cannot be judged without xen-syms.
     pub needs_xen: bool,
+    #[serde(skip)]
     pub(crate) find: fn(&Audit, &mut Findings),
 }
 
