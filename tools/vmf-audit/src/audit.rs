@@ -174,7 +174,9 @@ impl Audit {
                 }),
                 Err(e) => self.unestablished.push(match cpu {
                     Some(i) => format!("CPU {i} has a stage 2 of no known domain loaded: {e}"),
-                    None => format!("the frozen page has a VTTBR of no known domain, {vttbr:#x}: {e}"),
+                    None => {
+                        format!("the frozen page has a VTTBR of no known domain, {vttbr:#x}: {e}")
+                    }
                 }),
             }
         }
@@ -279,11 +281,15 @@ impl Audit {
                 .for_each(|p| claim(p.mfn, Owner::SeenBy(domain.id)));
         }
         let windows = found.fused.iter().filter_map(|f| f.windows.as_ref().ok());
-        windows.flatten().for_each(|&mfn| claim(mfn, Owner::WindowTable));
-        found
-            .empty_root
-            .iter()
-            .for_each(|&mfn| claim(mfn, Owner::EmptyRoot));
+        windows
+            .flatten()
+            .for_each(|&mfn| claim(mfn, Owner::WindowTable));
+        // As many tables as any root (`p2m_allocate_root`, xen/arch/arm/mmu/p2m.c).
+        let roots = self.stage2_regime.map_or(1, |r| r.roots as u64);
+        let empty = found.empty_root.iter();
+        empty
+            .flat_map(|&mfn| mfn..mfn.saturating_add(roots))
+            .for_each(|mfn| claim(mfn, Owner::EmptyRoot));
         for (i, table) in found.tables.iter().enumerate() {
             if !found
                 .init
@@ -329,7 +335,9 @@ impl Audit {
             // What it owns and its guest does not reach (given up, not yet freed) is its memory as well.
             let xenheap = self.found.as_ref().and_then(|f| f.xenheap);
             for (start, len) in self.dump.banks() {
-                let all = self.frames.runs(&self.dump, start, len, |f, i| f.owner(i) == Owner::Owned(id));
+                let all = self.frames.runs(&self.dump, start, len, |f, i| {
+                    f.owner(i) == Owner::Owned(id)
+                });
                 for run in all {
                     let own = xenheap.is_some_and(|(from, to)| (from..to).contains(&run.mfn));
                     if !own {

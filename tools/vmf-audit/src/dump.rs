@@ -68,6 +68,19 @@ impl Dump {
         Dump::new(Bytes::Mapped(map))
     }
 
+    /// Whether `path` looks like a dump: an ELF file that is a core dump.
+    pub fn is_core(path: &Path) -> Result<bool> {
+        use std::io::Read;
+        let read = |source| Error::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = std::fs::File::open(path).map_err(read)?;
+        let mut head = Vec::new();
+        file.take(18).read_to_end(&mut head).map_err(read)?;
+        Ok(head.starts_with(&elf::ELFMAG) && head.ends_with(&elf::ET_CORE.to_le_bytes()))
+    }
+
     /// Takes a dump from memory, as the tests build it.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Dump> {
         Dump::new(Bytes::Owned(bytes))

@@ -80,15 +80,19 @@ pub(crate) fn find(xen: &Xen<'_>, offset: u64) -> Result<Option<Fused>> {
     let Some(page) = xen.symbols.address("vmf_frozen") else {
         return Ok(None);
     };
-    let pages = xen.symbols.named(is_frozen).into_iter().map(|(va, size)| Placed {
-        region: Region {
-            name: "vmf_frozen".into(),
-            va,
-            size: size.max(FRAME_SIZE),
-            executable: false,
-        },
-        pa: va.wrapping_add(offset),
-    });
+    let pages = xen
+        .symbols
+        .named(is_frozen)
+        .into_iter()
+        .map(|(va, size)| Placed {
+            region: Region {
+                name: "vmf_frozen".into(),
+                va,
+                size: size.max(FRAME_SIZE),
+                executable: false,
+            },
+            pa: va.wrapping_add(offset),
+        });
     // By its place in the image, not through Xen's tables: it may be mapped nowhere.
     let member = |path| -> Result<u64> {
         let m = xen.symbols.member("vmf_frozen", path)?;
@@ -124,8 +128,9 @@ pub(crate) fn find(xen: &Xen<'_>, offset: u64) -> Result<Option<Fused>> {
 /// The crate's statics, by the tail of their mangled names, whatever the mangling.
 fn rust_static(xen: &Xen<'_>, tail: &str) -> Result<u64> {
     let found = xen.symbols.named(|name| {
-        name.find(tail)
-            .is_some_and(|at| !name[at + tail.len()..].starts_with(|c: char| c == '_' || c.is_ascii_uppercase()))
+        name.find(tail).is_some_and(|at| {
+            !name[at + tail.len()..].starts_with(|c: char| c == '_' || c.is_ascii_uppercase())
+        })
     });
     match found[..] {
         [(va, _)] => Ok(va),

@@ -44,7 +44,14 @@ impl Findings {
     }
 
     /// Adds frames that an EL2 leaf maps, and joins them with what was added before where all goes on.
-    pub(crate) fn el2(&mut self, audit: &Audit, root: &Root, leaf: &stage1::Leaf, run: &Run, what: String) {
+    pub(crate) fn el2(
+        &mut self,
+        audit: &Audit,
+        root: &Root,
+        leaf: &stage1::Leaf,
+        run: &Run,
+        what: String,
+    ) {
         let va = leaf.va + run.mfn * FRAME_SIZE - leaf.pa;
         let walk = || stage1::trace(&audit.dump, &root.regime, va);
         self.frames(audit, va, run, &root.cpus, what, walk);
@@ -87,7 +94,13 @@ impl Findings {
         });
     }
 
-    pub(crate) fn plain(&mut self, what: String, cpus: Vec<usize>, address: Option<Hex>, walk: Vec<Step>) {
+    pub(crate) fn plain(
+        &mut self,
+        what: String,
+        cpus: Vec<usize>,
+        address: Option<Hex>,
+        walk: Vec<Step>,
+    ) {
         let (rule, vectors, mfn, frames, owner) = ("", &[][..], None, 0, None);
         self.violations.push(Violation {
             rule,
@@ -111,12 +124,12 @@ impl Audit {
             unestablished
                 .push("no domain is claimed to be protected: there is nothing to hold".into());
         }
+        let everywhere = unestablished.len();
         if level >= Level::Lock && self.found.is_none() {
             unestablished.push(
                 "pooled and static tables and Xen's image are not known: xen-syms is needed".into(),
             );
         }
-        let everywhere = unestablished.len();
         let (mut rules, mut violations) = (Vec::new(), Vec::new());
         for rule in RULES.iter().filter(|r| r.level <= level) {
             let mut findings = Findings::default();

@@ -115,7 +115,9 @@ struct Input {
 /// The xen-syms that is named, or else the one beside the dump.
 fn xen_syms(named: Option<&PathBuf>, dump: &Path) -> Option<PathBuf> {
     let beside = dump.with_file_name("xen-syms");
-    named.cloned().or_else(|| beside.is_file().then_some(beside))
+    named
+        .cloned()
+        .or_else(|| beside.is_file().then_some(beside))
 }
 
 impl Input {
@@ -171,8 +173,12 @@ fn scan(file: &Path, registers: Option<&PathBuf>, syms: Option<&PathBuf>) -> Res
         source,
     };
     let Some(registers) = registers else {
-        let data = std::fs::read(file).map_err(read)?;
-        return scan::elf(&data);
+        if Dump::is_core(file)? {
+            return Err(Error::Registers(
+                "a dump is scanned with its registers file: scan DUMP REGISTERS".into(),
+            ));
+        }
+        return scan::elf(&std::fs::read(file).map_err(read)?);
     };
     let functions = match xen_syms(syms, file) {
         Some(path) => scan::functions(&path)?,
@@ -219,7 +225,11 @@ fn run(command: &Command) -> Result<(String, u8), Error> {
             json: as_json,
         } => {
             let found = scan(file, registers.as_ref(), syms.as_ref())?;
-            let text = if *as_json { json(&found) } else { show::scan(&found) };
+            let text = if *as_json {
+                json(&found)
+            } else {
+                show::scan(&found)
+            };
             (text, 0)
         }
         Command::Domains {

@@ -63,7 +63,10 @@ fn regions<'a>(side: &'a Side, area: &str) -> Vec<&'a Region> {
 fn extent(sides: &[Side], area: &str) -> Option<Range<u64>> {
     let all: Vec<_> = sides.iter().flat_map(|s| regions(s, area)).collect();
     let start = all.iter().map(|r| r.address.0).min()?;
-    let end = all.iter().map(|r| r.address.0.saturating_add(r.bytes)).max()?;
+    let end = all
+        .iter()
+        .map(|r| r.address.0.saturating_add(r.bytes))
+        .max()?;
     Some(start..end.max(start + 1))
 }
 
@@ -116,7 +119,8 @@ fn bar(x: usize, y: usize, cells: &[Option<Cell>]) -> Group {
         if let Some(cell) = run[0] {
             let name = Kind::ALL.iter().find(|(k, _)| *k == cell.kind);
             let mut words = name.map_or(String::new(), |(_, name)| (*name).to_owned());
-            let mut piece = Group::new().add(rectangle(x + at, y, run.len(), BAR, colour(cell.kind)));
+            let mut piece =
+                Group::new().add(rectangle(x + at, y, run.len(), BAR, colour(cell.kind)));
             if let Some((fill, what)) = strip(cell) {
                 words += &format!(", {what}");
                 piece = piece.add(rectangle(x + at, y + BAR, run.len(), STRIP, fill));
@@ -168,18 +172,25 @@ pub fn draw(sides: &[Side]) -> String {
             let regions = regions(side, name);
             let mapped = regions.iter().map(|r| r.bytes).sum();
             let words = format!("{name}, from {:#x}: {} mapped", extent.start, size(mapped));
-            document = document
-                .add(text(x, y + 12, 12, &words))
-                .add(bar(x, y + 18, &cells(&regions, extent)));
+            document = document.add(text(x, y + 12, 12, &words)).add(bar(
+                x,
+                y + 18,
+                &cells(&regions, extent),
+            ));
         }
     }
-    let entries = Kind::ALL.iter().map(|&(kind, name)| (colour(kind), name, BAR / 2));
+    let entries = Kind::ALL
+        .iter()
+        .map(|&(kind, name)| (colour(kind), name, BAR / 2));
     let strips = [(true, false), (false, true), (true, true)].map(|(writable, executable)| Cell {
         kind: Kind::Device,
         writable,
         executable,
     });
-    let strips = strips.into_iter().filter_map(strip).map(|(fill, name)| (fill, name, STRIP));
+    let strips = strips
+        .into_iter()
+        .filter_map(strip)
+        .map(|(fill, name)| (fill, name, STRIP));
     for (i, (fill, name, tall)) in entries.chain(strips).enumerate() {
         let (x, y) = (MARGIN + i % 2 * (COLUMNS / 2), legend + i / 2 * LEGEND);
         document = document

@@ -74,7 +74,10 @@ impl Registers {
 
     /// Claims that the domains `ids` are protected, and no others.
     pub fn protect(&mut self, ids: &[u16]) -> Result<()> {
-        if let Some(id) = ids.iter().find(|id| self.domains.iter().all(|d| d.id != **id)) {
+        if let Some(id) = ids
+            .iter()
+            .find(|id| self.domains.iter().all(|d| d.id != **id))
+        {
             return Err(Error::Registers(format!("it does not list domain {id}")));
         }
         for domain in &mut self.domains {

@@ -66,11 +66,13 @@ impl Scan {
                 .entry((place.effect, place.instruction.clone()))
                 .or_insert(0) += 1;
         }
-        let counts = counts.into_iter().map(|((effect, instruction), count)| Count {
-            instruction,
-            effect,
-            count,
-        });
+        let counts = counts
+            .into_iter()
+            .map(|((effect, instruction), count)| Count {
+                instruction,
+                effect,
+                count,
+            });
         Scan {
             scanned,
             bytes,

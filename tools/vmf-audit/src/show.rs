@@ -113,7 +113,14 @@ pub fn summary(s: &Summary) -> String {
 /// The outcome of a check.
 pub fn report(r: &Report) -> String {
     let mut out = String::new();
-    let mut t = table(["Rule", "Demands", "Vectors", "Holds", "Violations", "Frames"]);
+    let mut t = table([
+        "Rule",
+        "Demands",
+        "Vectors",
+        "Holds",
+        "Violations",
+        "Frames",
+    ]);
     for rule in &r.rules {
         t.add_row([
             rule.rule.to_owned(),
@@ -191,7 +198,11 @@ pub fn scan(s: &Scan) -> String {
     let mut out = format!("{} ({})\n\n", s.scanned, size(s.bytes));
     let mut t = table(["Instruction", "Count", "Effect"]);
     for c in &s.counts {
-        t.add_row([c.instruction.clone(), c.count.to_string(), c.effect.to_string()]);
+        t.add_row([
+            c.instruction.clone(),
+            c.count.to_string(),
+            c.effect.to_string(),
+        ]);
     }
     out.push_str(&lines(&t));
     let mut t = table(["Address", "Instruction", "Where"]);
@@ -214,7 +225,13 @@ fn rows(spaces: &[Space]) -> BTreeMap<Row<'_>, (u64, u64, usize)> {
             .iter()
             .position(|(name, _)| *name == r.area)
             .unwrap_or(usize::MAX);
-        let row = (order, r.area, r.permissions.as_str(), r.memory, r.owner.as_str());
+        let row = (
+            order,
+            r.area,
+            r.permissions.as_str(),
+            r.memory,
+            r.owner.as_str(),
+        );
         let seen = rows.entry(row).or_insert((r.address.0, 0, 0));
         seen.1 += r.bytes;
         seen.2 += 1;
@@ -223,7 +240,9 @@ fn rows(spaces: &[Space]) -> BTreeMap<Row<'_>, (u64, u64, usize)> {
 }
 
 fn root(space: &Space) -> String {
-    let root = space.root.map_or("with the MMU off: all memory".to_owned(), |r| r.to_string());
+    let root = space
+        .root
+        .map_or("with the MMU off: all memory".to_owned(), |r| r.to_string());
     format!("EL2 root {root}, CPUs {}\n", list(&space.cpus))
 }
 
@@ -232,7 +251,9 @@ pub fn map(spaces: &[Space]) -> String {
     let mut out = String::new();
     for space in spaces {
         let _ = writeln!(out, "{}", root(space));
-        let mut t = table(["Area", "From", "Size", "Pieces", "Access", "Memory", "Owner"]);
+        let mut t = table([
+            "Area", "From", "Size", "Pieces", "Access", "Memory", "Owner",
+        ]);
         let of_one = std::slice::from_ref(space);
         for ((_, area, access, memory, owner), (from, bytes, pieces)) in rows(of_one) {
             t.add_row([
@@ -270,7 +291,11 @@ pub fn map_difference(before: &[Space], after: &[Space]) -> String {
         };
         let (_, area, access, memory, owner) = *row;
         let (first, second) = (words(of(&before)), words(of(&after)));
-        let second = if of(&before) == of(&after) { "=".to_owned() } else { second };
+        let second = if of(&before) == of(&after) {
+            "=".to_owned()
+        } else {
+            second
+        };
         t.add_row([area, access, memory, owner, &first, &second]);
     }
     let _ = write!(out, "\n{}", lines(&t));

@@ -30,7 +30,10 @@ pub const AREAS: &[(&str, Range<u64>)] = &[
     ("device tree, livepatch", 0x0a00_00c0_0000..0x0a00_4000_0000),
     ("vmap", VMAP),
     ("windows", WINDOWS_VA),
-    ("frame table", FRAMETABLE_VA..FRAMETABLE_VA + FRAMETABLE_SIZE),
+    (
+        "frame table",
+        FRAMETABLE_VA..FRAMETABLE_VA + FRAMETABLE_SIZE,
+    ),
     ("directmap", DIRECTMAP),
 ];
 
@@ -172,9 +175,10 @@ impl Audit {
         };
         // One owner's frames may be protected or not: shared pages are not.
         let protected = |yes: bool| {
-            self.frames.runs(&self.dump, leaf.pa, leaf.size(), move |f, i| {
-                f.protected(i).is_some() == yes
-            })
+            self.frames
+                .runs(&self.dump, leaf.pa, leaf.size(), move |f, i| {
+                    f.protected(i).is_some() == yes
+                })
         };
         let mut runs: Vec<_> = protected(true).into_iter().map(|r| (r, true)).collect();
         runs.extend(protected(false).into_iter().map(|r| (r, false)));
@@ -182,7 +186,11 @@ impl Audit {
         for (run, protected) in runs {
             let start = run.mfn * FRAME_SIZE;
             device(at, start, &mut pieces);
-            let kind = if protected { Kind::Protected } else { kind(run.owner) };
+            let kind = if protected {
+                Kind::Protected
+            } else {
+                kind(run.owner)
+            };
             let bytes = run.count * FRAME_SIZE;
             pieces.push((start, bytes, self.owner_group(run.owner), kind));
             at = start + bytes;

@@ -176,8 +176,7 @@ impl Stage for Regime {
     fn leaf(&self, above: Inherited, entry: &Entry) -> Leaf {
         // AP[2] is bit 7 (1: read-only), XN bit 54.
         let d = entry.descriptor;
-        let read_only =
-            d & 1 << 7 != 0 && !(self.hardware_dirty && descriptor::dirty_modifier(d));
+        let read_only = d & 1 << 7 != 0 && !(self.hardware_dirty && descriptor::dirty_modifier(d));
         Leaf {
             va: entry.address,
             pa: descriptor::output_address(d, entry.level),

@@ -49,7 +49,12 @@ impl Functions {
             .collect();
         let mut by_address: Vec<(u64, String)> = file
             .symbols()
-            .filter(|s| matches!(s.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label))
+            .filter(|s| {
+                matches!(
+                    s.kind(),
+                    SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label
+                )
+            })
             .filter(|s| code.iter().any(|c| c.contains(&s.address())))
             .filter_map(|s| Some((s.address(), s.name().ok()?.to_owned())))
             // Mapping symbols say where code and data begin, not what they are called.

@@ -353,7 +353,9 @@ impl Xen<'_> {
                 noted.push(match state {
                     Some((count, _)) if count >> 55 & 3 == 3 => Noted::Free,
                     Some((_, 0)) => Noted::Xen,
-                    Some((_, owner)) => domains.get(&owner).map_or(Noted::Nothing, |&id| Noted::Domain(id)),
+                    Some((_, owner)) => domains
+                        .get(&owner)
+                        .map_or(Noted::Nothing, |&id| Noted::Domain(id)),
                     None => Noted::Nothing,
                 });
             }

@@ -33,6 +33,12 @@ fn folder() -> tempfile::TempDir {
     unclaimed.registers.domains[1].protected = false;
     write("unclaimed.json", &registers(&unclaimed));
 
+    let mut sealed = good.clone();
+    sealed.code(0, 0xd51c_2100);
+    sealed.code(8, 0xd51c_1101);
+    sealed.code(0x20, 0xd400_0003);
+    write("gates.elf", &sealed.elf());
+
     write("cut.elf", &good.elf()[..1 << 20]);
     write("text.elf", b"This is a text file.\n");
     write(
@@ -80,6 +86,32 @@ fn commands_print_what_they_are_known_to_print() {
             "check-unknown-level",
             "check --level welded after.elf after.json",
         ),
+        (
+            "check-claimed",
+            "check --level unmap --protected 1 after.elf unclaimed.json",
+        ),
+        (
+            "check-claimed-unknown",
+            "check --level unmap --protected 7 after.elf unclaimed.json",
+        ),
+        ("check-seal", "check --level seal gates.elf after.json"),
+        ("help-map", "map --help"),
+        ("help-scan", "scan --help"),
+        ("rules", "rules"),
+        ("map", "map before.elf before.json"),
+        ("map-json", "map after.elf after.json --json"),
+        (
+            "map-diff",
+            "map before.elf before.json --diff after.elf after.json --svg map.svg",
+        ),
+        (
+            "map-unwritable",
+            "map after.elf after.json --svg none/map.svg",
+        ),
+        ("scan", "scan gates.elf after.json"),
+        ("scan-json", "scan gates.elf after.json --json"),
+        ("scan-without-registers", "scan gates.elf"),
+        ("scan-foreign", "scan text.elf"),
         ("summary", "summary before.elf before.json"),
         ("summary-json", "summary after.elf after.json --json"),
         ("dump-cut", "summary cut.elf after.json"),

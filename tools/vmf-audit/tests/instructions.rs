@@ -43,11 +43,14 @@ fn each_register_is_the_one_that_the_reference_names() {
 #[test]
 fn no_register_that_controls_translation_is_missing() {
     let kinds = [
-        "TTBR", "SCTLR", "TCR", "MAIR", "HCR_EL2", "HCRX", "VBAR", "PIR", "POR_", "GCSCR", "MECID_", "VNCR", "ACTLR",
-        "RCW",
+        "TTBR", "SCTLR", "TCR", "MAIR", "HCR_EL2", "HCRX", "VBAR", "PIR", "POR_", "GCSCR",
+        "MECID_", "VNCR", "ACTLR", "RCW",
     ];
     // The same letters, in names of other kinds; what is EL0's alone, or read-only.
-    let others = ["MPIDR", "MPAM", "SPSR", "ICC_", "ICH_", "HPPIR", "TRBTRG", "MDCR", "TRC", "GCSCRE0", "RVBAR"];
+    let others = [
+        "MPIDR", "MPAM", "SPSR", "ICC_", "ICH_", "HPPIR", "TRBTRG", "MDCR", "TRC", "GCSCRE0",
+        "RVBAR",
+    ];
     let mut found = 0;
     for word in writes(0xd500_0000) {
         let Some((_, register)) = reference(word) else {
@@ -107,6 +110,9 @@ fn other_instructions_are_what_the_reference_takes_them_for() {
         *counts.entry(mnemonic).or_insert(0) += 1;
     }
     for mnemonic in ["SMC", "HVC", "ERET", "MSR", "MSRR"] {
-        assert!(counts.get(mnemonic).is_some_and(|&n| n > 0), "{mnemonic}: {counts:?}");
+        assert!(
+            counts.get(mnemonic).is_some_and(|&n| n > 0),
+            "{mnemonic}: {counts:?}"
+        );
     }
 }

@@ -72,9 +72,9 @@ fn a_level_1_root_of_a_few_entries() {
 #[test]
 fn sizes_permissions_and_types() {
     let mut machine = Machine::empty();
-    machine.el2(0x1000, RAM, 3, RX);
-    machine.el2(0x20_0000, RAM + 0x20_0000, 2, RW | 7 << 2);
-    machine.el2(0x4000_0000, RAM, 1, R | 3 << 2);
+    machine.el2(0x1000, RAM, 3, RX & !NORMAL);
+    machine.el2(0x20_0000, RAM + 0x20_0000, 2, RW);
+    machine.el2(0x4000_0000, RAM, 1, R & !NORMAL | 3 << 2);
     let (regime, walk) = el2(&machine);
     let seen: Vec<_> = walk
         .leaves

@@ -19,7 +19,12 @@ const HEAP: u64 = RAM + (2 << 20);
 const FRAMETABLE: u64 = RAM + (6 << 20);
 const DOMAIN_LIST: u64 = TEXT_VA + 0x1000;
 const BASE_PDX: u64 = DOMAIN_LIST + 8;
-const BOOT_TABLE: u64 = TEXT_VA + 0x2000;
+const BOOT_TABLE: u64 = TEXT_VA + 0x3000;
+/// Where the snapshot and a CPU's window state lie, and its window.
+const SNAPSHOT: u64 = 0x4000;
+const WINDOW: u64 = 0x5000;
+const WINDOW_VA: u64 = 0x0a00_8000_0000;
+const VCPU: u64 = 0xa00;
 
 fn page_info(pa: u64) -> u64 {
     xen::FRAMETABLE_VA + (pa - RAM) / 4096 * PAGE_INFO
@@ -61,9 +66,36 @@ fn machine() -> (Machine, u64) {
     m.write(HEAP + 0x800 + GRANT_FRAMES - 4, 1 << 32);
     m.write(HEAP + 0x800 + SHARED_RAW, HEAP_VA + 0x900);
     m.write(HEAP + 0x900, HEAP_VA + 0x3000);
+    fuse(&mut m);
     m.s2(1, 0x3800_0000, HEAP + 0x2000, 3, S2_RAM);
     m.s2(1, 0x3800_1000, HEAP + 0x3000, 3, S2_RAM);
     (m, pool)
+}
+
+/// What the fuse leaves, and which vCPU runs.
+fn fuse(m: &mut Machine) {
+    m.write(DATA + 16, HEAP >> 12);
+    m.write(DATA + 24, (HEAP >> 12) + 8);
+    m.write(DATA + 0x28, HEAP_VA + VCPU);
+    m.write(HEAP + VCPU + 8, HEAP_VA);
+    m.write(DATA + 0x30, HEAP_VA + SNAPSHOT);
+    m.write(DATA + 0x38, 1);
+    for (i, word) in [DOM0 >> 12, DOM0 >> 12, 512, 1].into_iter().enumerate() {
+        m.write(HEAP + SNAPSHOT + 8 * i as u64, word);
+    }
+    m.write(HEAP + SNAPSHOT_LEN, 1);
+    m.write(HEAP + 0x400 + PROTECTED, 1);
+    let tables = m.frames(8);
+    m.write(DATA + 0x48, HEAP_VA + WINDOW);
+    m.write(HEAP + WINDOW, WINDOW_VA);
+    (0..5).for_each(|i| m.write(HEAP + WINDOW + 16 + 8 * i, (tables >> 12) + i));
+    m.write(FROZEN, 1);
+    m.write(FROZEN + 8, 1 << 34 | 1 << 27 | 1 << 12 | 5);
+    m.write(FROZEN + 16, 5);
+    for domain in m.registers.domains.clone() {
+        let vttbr = domain.vttbr.0;
+        m.write(FROZEN + FROZEN_VTTBR + 8 * (vttbr >> 48), vttbr);
+    }
 }
 
 fn xen_syms() -> Syms {
@@ -72,10 +104,22 @@ fn xen_syms() -> Syms {
             ("domain_list", DOMAIN_LIST, 8),
             ("frametable_base_pdx", BASE_PDX, 8),
             ("boot_first", BOOT_TABLE, 4096),
+            ("xenheap_mfn_start", DOMAIN_LIST + 16, 8),
+            ("xenheap_mfn_end", DOMAIN_LIST + 24, 8),
+            ("__per_cpu_offset", DOMAIN_LIST + 0x20, 8),
+            ("per_cpu__curr_vcpu", DOMAIN_LIST + 0x28, 8),
+            ("_RNvNtCsx_7xen_vmf5c_abi8SNAPSHOT.0", DOMAIN_LIST + 0x30, 8),
+            (
+                "_RNvNtCsx_7xen_vmf5c_abi12SNAPSHOT_LEN.0",
+                DOMAIN_LIST + 0x38,
+                8,
+            ),
+            ("vmf_windows", DOMAIN_LIST + 0x40, 16),
+            ("vmf_frozen", TEXT_VA + 0x2000, 4096),
         ],
         sections: vec![
             (".text", TEXT_VA, 0x1000),
-            (".data", TEXT_VA + 0x1000, 0x2000),
+            (".data", TEXT_VA + 0x1000, 0x3000),
         ],
         tables: vec![("boot_first", BOOT_TABLE)],
         debug: true,
@@ -137,7 +181,7 @@ fn domains_are_found() {
         .collect();
     assert_eq!(
         tables,
-        [("boot_first", RAM + 0x2000)],
+        [("boot_first", RAM + 0x3000)],
         "only arrays of lpae_t are tables"
     );
     let sections: Vec<_> = found
@@ -163,7 +207,7 @@ fn a_machine_holds_and_its_pool_has_to_be_unmapped() {
     );
     // The static table from boot, at the address where Xen's image has it.
     machine.el2(DIRECTMAP, DOM0, 3, R);
-    machine.el2(BOOT_TABLE, RAM + 0x2000, 3, RW);
+    machine.el2(BOOT_TABLE, RAM + 0x3000, 3, RW);
     assert_eq!(
         check(&machine).violations[0].owner.as_deref(),
         Some("static table boot_first")
@@ -182,18 +226,138 @@ fn the_vttbr_that_xen_keeps_has_to_agree_if_it_is_there() {
 #[test]
 fn the_xenheap_is_taken_from_its_symbols() {
     let (mut machine, _) = machine();
-    let mut syms = xen_syms();
-    syms.symbols
-        .push(("xenheap_mfn_start", DOMAIN_LIST + 16, 8));
-    syms.symbols.push(("xenheap_mfn_end", DOMAIN_LIST + 24, 8));
-    machine.write(DATA + 16, HEAP >> 12);
-    machine.write(DATA + 24, (HEAP >> 12) + 8);
+    let syms = xen_syms();
     assert_eq!(
         find(&machine, &syms).unwrap().xenheap,
         Some((HEAP >> 12, (HEAP >> 12) + 8))
     );
     machine.write(DATA + 24, 0);
     assert!(find(&machine, &syms).is_err());
+}
+
+/// What the fuse left is read, and each piece of it that is broken is found out.
+#[test]
+fn what_the_fuse_left_is_read_and_judged() {
+    let (good, _) = machine();
+    assert_eq!(check(&good).verdict, Verdict::Holds);
+    let found = find(&good, &xen_syms()).unwrap();
+    let fused = found.fused.unwrap();
+    assert!(fused.frozen.locked);
+    assert_eq!(fused.frozen.vttbr.len(), 16);
+    assert_eq!(
+        (fused.snapshot.unwrap().len(), fused.windows.unwrap().len()),
+        (1, 5)
+    );
+    assert_eq!(found.running, [Some(0)]);
+    assert_eq!(found.domains[1].note.map(|n| n.protected), Some(true));
+
+    let cases: &[(&str, fn(&mut Machine), &str)] = &[
+        ("not locked", |m| m.write(FROZEN, 0), "L11"),
+        (
+            "another VTTBR",
+            |m| m.write(FROZEN + FROZEN_VTTBR + 16, 0),
+            "L11",
+        ),
+        (
+            "not protected",
+            |m| m.write(HEAP + 0x400 + PROTECTED, 0),
+            "L11",
+        ),
+        (
+            "another frame",
+            |m| m.write(HEAP + SNAPSHOT + 8, RAM >> 12),
+            "L12",
+        ),
+        ("another type", |m| m.write(HEAP + SNAPSHOT + 24, 7), "L12"),
+        ("no snapshot", |m| m.write(DATA + 0x30, 0), "L12"),
+        (
+            "an unreadable snapshot",
+            |m| m.write(DATA + 0x30, 0x1000),
+            "L12",
+        ),
+        (
+            "an endless snapshot",
+            |m| m.write(DATA + 0x38, u64::MAX),
+            "L12",
+        ),
+        (
+            "a part beyond the snapshot",
+            |m| m.write(HEAP + SNAPSHOT_FIRST, u64::MAX),
+            "L12",
+        ),
+        (
+            "a window in the directmap",
+            |m| m.write(HEAP + WINDOW, DIRECTMAP),
+            "L14",
+        ),
+        (
+            "a window table that is no memory",
+            |m| m.write(HEAP + WINDOW + 16, 1),
+            "L14",
+        ),
+        ("no vCPU", |m| m.write(DATA + 0x28, 0), "L6"),
+        (
+            "a vCPU of d1",
+            |m| m.write(HEAP + VCPU + 8, HEAP_VA + 0x400),
+            "L6",
+        ),
+        (
+            "a free page mapped",
+            |m| {
+                let page = page_info(GUEST - 0x1000) - xen::FRAMETABLE_VA;
+                m.write(FRAMETABLE + page, 3 << 55);
+                m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
+            },
+            "L16",
+        ),
+        (
+            "a page mapped that d1 owns",
+            |m| {
+                let page = page_info(GUEST - 0x1000) - xen::FRAMETABLE_VA;
+                m.write(FRAMETABLE + page + OWNER, HEAP_VA + 0x400);
+                m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
+            },
+            "U1",
+        ),
+    ];
+    for (what, fault, rule) in cases {
+        let mut machine = good.clone();
+        fault(&mut machine);
+        let report = check(&machine);
+        assert_ne!(report.verdict, Verdict::Holds, "{what}");
+        let failed = report.rules.iter().any(|r| r.rule == *rule && !r.holds);
+        assert!(
+            failed,
+            "{what}: {:#?} {:#?}",
+            report.violations, report.unestablished
+        );
+    }
+}
+
+/// A Xen with a fuse, but other names than those that are known: nothing is taken for granted.
+#[test]
+fn missing_symbols_are_missing_facts() {
+    let (machine, _) = machine();
+    assert_eq!(check(&machine).verdict, Verdict::Holds);
+    for (name, rules) in [
+        ("SNAPSHOT.0", &["L12"][..]),
+        ("SNAPSHOT_LEN.0", &["L12"]),
+        ("vmf_windows", &["L1", "L14"]),
+        ("vmf_frozen", &["L10", "L11", "L12"]),
+        ("per_cpu__curr_vcpu", &["L6"]),
+        ("xenheap_mfn_end", &["L4"]),
+    ] {
+        let mut syms = xen_syms();
+        syms.symbols.retain(|s| !s.0.ends_with(name));
+        let found = find(&machine, &syms).unwrap();
+        let dump = Dump::from_bytes(machine.elf()).unwrap();
+        let audit = Audit::new(dump, machine.registers.clone(), Some(found)).unwrap();
+        let report = audit.check(Level::Lock);
+        for rule in rules {
+            let failed = report.rules.iter().any(|r| r.rule == *rule && !r.holds);
+            assert!(failed, "{name}: {rule} holds");
+        }
+    }
 }
 
 #[test]

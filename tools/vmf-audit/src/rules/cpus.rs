@@ -49,7 +49,9 @@ pub(super) fn stage2_loaded(audit: &Audit, found: &mut Findings) {
         found.plain(what, stage2.cpus.clone(), None, Vec::new());
     }
     let of_xen = audit.found.as_ref();
-    let empty = of_xen.and_then(|f| f.empty_root).map(|mfn| mfn * FRAME_SIZE);
+    let empty = of_xen
+        .and_then(|f| f.empty_root)
+        .map(|mfn| mfn * FRAME_SIZE);
     for (i, cpu) in audit.registers.cpus.iter().enumerate() {
         let vttbr = cpu.vttbr.0;
         let root = audit.stage2_regime.map_or(0, |r| r.root(vttbr));
@@ -79,9 +81,7 @@ pub(super) fn stage2_loaded(audit: &Audit, found: &mut Findings) {
             Some(id) if id != IDLE && loaded.is_some_and(|s| s.id == Some(id)) => {}
             Some(id) => {
                 let whose = loaded.map_or("of no known domain".to_owned(), name);
-                let what = format!(
-                    "a vCPU of d{id} runs, and VTTBR_EL2 is {vttbr:#x}, {whose}"
-                );
+                let what = format!("a vCPU of d{id} runs, and VTTBR_EL2 is {vttbr:#x}, {whose}");
                 found.plain(what, vec![i], None, Vec::new());
             }
             // Without xen-syms nothing of Xen's is known, and that is said once.
@@ -98,17 +98,87 @@ struct Bits(&'static str, &'static str, fn(&Cpu) -> u64, u64, u64, bool);
 /// Arm ARM D24: SCTLR_EL2, TCR_EL2, VTCR_EL2, HCR_EL2.
 const BITS: &[Bits] = &[
     Bits("SCTLR_EL2.M", "the MMU", |c| c.sctlr.0, 1, 1, false),
-    Bits("SCTLR_EL2.C", "the data cache", |c| c.sctlr.0, 1 << 2, 1 << 2, false),
-    Bits("SCTLR_EL2.WXN", "writable means not executable", |c| c.sctlr.0, 1 << 19, 1 << 19, false),
-    Bits("SCTLR_EL2.EE", "big-endian tables", |c| c.sctlr.0, 1 << 25, 0, false),
-    Bits("TCR_EL2.SH0, ORGN0, IRGN0", "walks like normal memory, inner shareable", |c| c.tcr.0, 0x3f00, 0x3500, false),
-    Bits("TCR_EL2.HA, HD", "hardware writes to tables", |c| c.tcr.0, 3 << 21, 0, false),
-    Bits("VTCR_EL2.HA, HD", "hardware writes to tables", |c| c.vtcr.0, 3 << 21, 0, false),
-    Bits("HCR_EL2.E2H", "EL2 with the host's regime", |c| c.hcr.0, 1 << 34, 0, false),
-    Bits("HCR_EL2.TGE", "guests' traps to EL2, stage 2 off", |c| c.hcr.0, 1 << 27, 0, false),
-    Bits("HCR_EL2.DC", "the guest's MMU off", |c| c.hcr.0, 1 << 12, 0, false),
+    Bits(
+        "SCTLR_EL2.C",
+        "the data cache",
+        |c| c.sctlr.0,
+        1 << 2,
+        1 << 2,
+        false,
+    ),
+    Bits(
+        "SCTLR_EL2.WXN",
+        "writable means not executable",
+        |c| c.sctlr.0,
+        1 << 19,
+        1 << 19,
+        false,
+    ),
+    Bits(
+        "SCTLR_EL2.EE",
+        "big-endian tables",
+        |c| c.sctlr.0,
+        1 << 25,
+        0,
+        false,
+    ),
+    Bits(
+        "TCR_EL2.SH0, ORGN0, IRGN0",
+        "walks like normal memory, inner shareable",
+        |c| c.tcr.0,
+        0x3f00,
+        0x3500,
+        false,
+    ),
+    Bits(
+        "TCR_EL2.HA, HD",
+        "hardware writes to tables",
+        |c| c.tcr.0,
+        3 << 21,
+        0,
+        false,
+    ),
+    Bits(
+        "VTCR_EL2.HA, HD",
+        "hardware writes to tables",
+        |c| c.vtcr.0,
+        3 << 21,
+        0,
+        false,
+    ),
+    Bits(
+        "HCR_EL2.E2H",
+        "EL2 with the host's regime",
+        |c| c.hcr.0,
+        1 << 34,
+        0,
+        false,
+    ),
+    Bits(
+        "HCR_EL2.TGE",
+        "guests' traps to EL2, stage 2 off",
+        |c| c.hcr.0,
+        1 << 27,
+        0,
+        false,
+    ),
+    Bits(
+        "HCR_EL2.DC",
+        "the guest's MMU off",
+        |c| c.hcr.0,
+        1 << 12,
+        0,
+        false,
+    ),
     Bits("HCR_EL2.VM", "stage 2", |c| c.hcr.0, 1, 1, true),
-    Bits("HCR_EL2.PTW", "no guest walks in device memory", |c| c.hcr.0, 1 << 2, 1 << 2, true),
+    Bits(
+        "HCR_EL2.PTW",
+        "no guest walks in device memory",
+        |c| c.hcr.0,
+        1 << 2,
+        1 << 2,
+        true,
+    ),
 ];
 
 pub(super) fn control_registers(audit: &Audit, found: &mut Findings) {

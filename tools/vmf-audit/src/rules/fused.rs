@@ -58,7 +58,13 @@ pub(super) fn frozen_page(audit: &Audit, found: &mut Findings) {
         if let (Some(note), Some(claimed)) = (domain.note, claimed)
             && note.protected != claimed.protected
         {
-            let is = |protected| if protected { "protected" } else { "not protected" };
+            let is = |protected| {
+                if protected {
+                    "protected"
+                } else {
+                    "not protected"
+                }
+            };
             wrong(format!(
                 "d{} is {} for Xen, and claimed to be {}",
                 domain.id,
@@ -113,7 +119,9 @@ pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
         let Some(stage2) = audit.stage2.iter().find(|s| s.id == Some(domain.id)) else {
             continue; // in the dump and not claimed: said elsewhere
         };
-        let range = usize::try_from(note.first).ok().zip(usize::try_from(note.len).ok());
+        let range = usize::try_from(note.first)
+            .ok()
+            .zip(usize::try_from(note.len).ok());
         let part = range.and_then(|(first, len)| snapshot.get(first..first.checked_add(len)?));
         let Some(part) = part else {
             let what = format!(
@@ -126,7 +134,11 @@ pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
             found.plain(what, Vec::new(), None, Vec::new());
             continue;
         };
-        let real = if note.protected { Vec::new() } else { extents(stage2) };
+        let real = if note.protected {
+            Vec::new()
+        } else {
+            extents(stage2)
+        };
         if let Some(what) = difference(part, &real) {
             let what = format!("d{}: {what}", domain.id);
             found.plain(what, Vec::new(), None, Vec::new());
@@ -136,7 +148,10 @@ pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
 
 fn difference(part: &[Extent], real: &[Extent]) -> Option<String> {
     let words = |e: Option<&Extent>| match e {
-        Some(e) => format!("gfn {:#x}+{:#x} to mfn {:#x}, type {}", e.gfn, e.pages, e.mfn, e.kind),
+        Some(e) => format!(
+            "gfn {:#x}+{:#x} to mfn {:#x}, type {}",
+            e.gfn, e.pages, e.mfn, e.kind
+        ),
         None => "nothing".to_owned(),
     };
     let at = (0..part.len().max(real.len())).find(|&i| part.get(i) != real.get(i))?;

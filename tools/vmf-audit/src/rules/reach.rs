@@ -61,4 +61,3 @@ pub(super) fn each_in_stage2(
 pub(super) fn translated_reach(audit: &Audit) -> Reach {
     Reach::of(audit, audit.roots.iter().filter(|r| r.regime.mmu))
 }
-

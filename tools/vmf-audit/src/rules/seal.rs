@@ -29,7 +29,9 @@ fn one_of(audit: &Audit, found: &mut Findings, name: &str) {
     let gates: Vec<_> = places.iter().filter(|p| p.instruction == name).collect();
     match gates[..] {
         [] if audit.found.is_none() => {}
-        [] => found.doubt(format!("no {name} was found: the executable memory is not Xen's")),
+        [] => found.doubt(format!(
+            "no {name} was found: the executable memory is not Xen's"
+        )),
         [_] => {}
         _ => gates.iter().for_each(|place| say(audit, place, found)),
     }
@@ -63,7 +65,9 @@ pub(super) fn only_text(audit: &Audit, found: &mut Findings) {
     for root in &audit.roots {
         for leaf in root.walk.leaves.iter().filter(|l| root.regime.executes(l)) {
             // Where it is no memory, L3 says so.
-            let runs = audit.frames.runs(&audit.dump, leaf.pa, leaf.size(), |_, _| true);
+            let runs = audit
+                .frames
+                .runs(&audit.dump, leaf.pa, leaf.size(), |_, _| true);
             for run in runs {
                 let va = leaf.va + (run.mfn << 12) - leaf.pa;
                 let section = match run.owner {
@@ -71,7 +75,9 @@ pub(super) fn only_text(audit: &Audit, found: &mut Findings) {
                     _ => None,
                 };
                 let text = section.filter(|s| s.region.executable);
-                let linked = text.is_some_and(|s| va.wrapping_sub(s.region.va) == (run.mfn << 12).wrapping_sub(s.pa));
+                let linked = text.is_some_and(|s| {
+                    va.wrapping_sub(s.region.va) == (run.mfn << 12).wrapping_sub(s.pa)
+                });
                 if !linked {
                     let walk = stage1::trace(&audit.dump, &root.regime, va);
                     let what = format!(

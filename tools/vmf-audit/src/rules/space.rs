@@ -29,7 +29,12 @@ pub(super) fn identity_map(audit: &Audit, found: &mut Findings) {
 /// Windows map nothing, the fixmap no memory. Tables that the walk does not come by are unreachable.
 pub(super) fn windows_and_fixmap(audit: &Audit, found: &mut Findings) {
     for root in &audit.roots {
-        for leaf in root.walk.leaves.iter().filter(|l| WINDOWS_VA.contains(&l.va)) {
+        for leaf in root
+            .walk
+            .leaves
+            .iter()
+            .filter(|l| WINDOWS_VA.contains(&l.va))
+        {
             let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
             let what = format!("a window maps {:#x}", leaf.pa);
             found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
@@ -44,15 +49,27 @@ pub(super) fn windows_and_fixmap(audit: &Audit, found: &mut Findings) {
             }
         },
     );
-    match audit.found.as_ref().and_then(|f| f.fused.as_ref()).map(|f| &f.windows) {
+    match audit
+        .found
+        .as_ref()
+        .and_then(|f| f.fused.as_ref())
+        .map(|f| &f.windows)
+    {
         // Stock Xen for arm64 has no windows.
         None => {}
         Some(Err(why)) => found.doubt(format!("the windows' tables are not known: {why}")),
         Some(Ok(tables)) => {
             for root in &audit.roots {
-                for &mfn in tables.iter().filter(|mfn| root.walk.tables.contains_key(mfn)) {
+                for &mfn in tables
+                    .iter()
+                    .filter(|mfn| root.walk.tables.contains_key(mfn))
+                {
                     let table = audit.dump.bytes_at(mfn * 4096, 4096).unwrap_or_default();
-                    let used = table.as_chunks().0.iter().filter(|w| u64::from_le_bytes(**w) & 1 != 0);
+                    let used = table
+                        .as_chunks()
+                        .0
+                        .iter()
+                        .filter(|w| u64::from_le_bytes(**w) & 1 != 0);
                     let used = used.count();
                     if used != 0 {
                         let what = format!(
@@ -87,7 +104,9 @@ fn odd(mair: u64, leaf: &Leaf) -> Option<&'static str> {
 pub(super) fn attributes(audit: &Audit, found: &mut Findings) {
     let mut types: Vec<Option<&'static str>> = vec![None; audit.dump.frames()];
     for root in &audit.roots {
-        let Some(cpu) = root.cpus.first() else { continue };
+        let Some(cpu) = root.cpus.first() else {
+            continue;
+        };
         let mair = audit.registers.cpus[*cpu].mair.0;
         for leaf in &root.walk.leaves {
             let kind = stage1::memory_type(mair, leaf);
@@ -99,13 +118,18 @@ pub(super) fn attributes(audit: &Audit, found: &mut Findings) {
                 for seen in &mut types[index..index + count] {
                     let first = *seen.get_or_insert(kind);
                     if first != kind {
-                        what.get_or_insert_with(|| format!("it maps memory as {kind}, and another as {first}"));
+                        what.get_or_insert_with(|| {
+                            format!("it maps memory as {kind}, and another as {first}")
+                        });
                     }
                 }
             }
             if let Some(what) = what {
                 let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
-                let what = format!("entry {:#x} at level {}: {what}", leaf.descriptor, leaf.level);
+                let what = format!(
+                    "entry {:#x} at level {}: {what}",
+                    leaf.descriptor, leaf.level
+                );
                 found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
             }
         }
@@ -129,7 +153,13 @@ pub(super) fn retained(audit: &Audit, found: &mut Findings) {
     };
     each_mapped(audit, forbidden, |root, leaf, run| {
         if !(run.owner == Owner::InUse && VMAP.contains(&leaf.va)) {
-            found.el2(audit, root, leaf, run, "memory is mapped that the lock does not retain".into());
+            found.el2(
+                audit,
+                root,
+                leaf,
+                run,
+                "memory is mapped that the lock does not retain".into(),
+            );
         }
     });
 }

@@ -30,7 +30,13 @@ pub(super) fn protected_in_other_stage2(audit: &Audit, found: &mut Findings) {
 }
 
 pub(super) fn table_mapped(audit: &Audit, found: &mut Findings) {
-    if let Some(Err(why)) = audit.found.iter().flat_map(|f| &f.fused).map(|f| &f.windows).next() {
+    if let Some(Err(why)) = audit
+        .found
+        .iter()
+        .flat_map(|f| &f.fused)
+        .map(|f| &f.windows)
+        .next()
+    {
         found.doubt(format!("the windows' tables are not known: {why}"));
     }
     each_mapped(
@@ -46,13 +52,17 @@ pub(super) fn table_mapped(audit: &Audit, found: &mut Findings) {
 /// Xen's private memory; a page of Xen's own may be seen by the domain that Xen names it for, and no other.
 pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
     if audit.found.as_ref().is_some_and(|f| f.xenheap.is_none()) {
-        found.doubt("this Xen has no xenheap of its own: which of its memory is private is not known");
+        found.doubt(
+            "this Xen has no xenheap of its own: which of its memory is private is not known",
+        );
     }
     for stage2 in &audit.stage2 {
-        let own = |f: &Frames, i: usize| matches!(f.owner(i), Owner::SeenBy(id) if Some(id) == stage2.id);
+        let own =
+            |f: &Frames, i: usize| matches!(f.owner(i), Owner::SeenBy(id) if Some(id) == stage2.id);
         let table = |f: &Frames, i: usize| f.owner(i).is_table();
         let image = |f: &Frames, i: usize| f.image(i) && !table(f, i);
-        let private = |f: &Frames, i: usize| f.private(i) && !f.image(i) && !table(f, i) && !own(f, i);
+        let private =
+            |f: &Frames, i: usize| f.private(i) && !f.image(i) && !table(f, i) && !own(f, i);
         each_in_stage2(audit, stage2, table, "a translation table", found);
         each_in_stage2(audit, stage2, image, "Xen's image", found);
         each_in_stage2(audit, stage2, private, "Xen's private memory", found);

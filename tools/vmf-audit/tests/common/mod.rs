@@ -3,11 +3,12 @@
 #![allow(dead_code)] // each test binary uses its part of it
 
 use vmf_audit::dump::Dump;
+use vmf_audit::fused::{DomainNote, Extent, Frozen, Fused};
 use vmf_audit::hex::Hex;
 use vmf_audit::registers::{self, Cpu, Registers};
 use vmf_audit::report::{Level, Report};
 use vmf_audit::symbols::Region;
-use vmf_audit::xen::{Domain, Found, Placed};
+use vmf_audit::xen::{Domain, Found, Noted, Placed};
 use vmf_audit::{Audit, Error};
 
 pub const RAM: u64 = 0x4000_0000;
@@ -23,10 +24,12 @@ pub const DBM: u64 = 1 << 51;
 pub const APTABLE_RO: u64 = 1 << 62;
 pub const XNTABLE: u64 = 1 << 60;
 
-pub const RW: u64 = AF | XN;
-pub const RX: u64 = AF | RO;
-pub const R: u64 = AF | RO | XN;
-pub const RWX: u64 = AF;
+/// Normal write-back memory by MAIR, inner shareable: as Xen maps everything that is no device.
+pub const NORMAL: u64 = 7 << 2 | 3 << 8;
+pub const RW: u64 = NORMAL | AF | XN;
+pub const RX: u64 = NORMAL | AF | RO;
+pub const R: u64 = NORMAL | AF | RO | XN;
+pub const RWX: u64 = NORMAL | AF;
 
 /// Stage 2: access flag, read and write, normal memory, and Xen's type 1 (RAM) in the software bits.
 pub const S2_RAM: u64 = AF | 3 << 6 | 0xf << 2 | 1 << 55;
@@ -43,6 +46,11 @@ pub const WXN: u64 = 1 << 19;
 pub const TEXT_VA: u64 = 0x0a00_0020_0000;
 pub const TEXT: u64 = RAM;
 pub const DATA: u64 = RAM + 0x1000;
+/// The page that is read-only from the fuse on, part of the data.
+pub const FROZEN: u64 = RAM + 0x2000;
+/// A frame of the xenheap that nobody has.
+pub const SPARE: u64 = RAM + (1 << 20);
+pub const XENHEAP: (u64, u64) = ((RAM + (1 << 20)) >> 12, (RAM + (3 << 20)) >> 12);
 pub const GUEST: u64 = RAM + (4 << 20);
 pub const GUEST_FRAMES: u64 = 16;
 pub const DOM0: u64 = RAM + (8 << 20);
@@ -55,7 +63,13 @@ pub struct Machine {
     next_table: u64,
     pub registers: Registers,
     pub cpu_notes: usize,
+    /// PSTATE of the first CPUs; the others are in EL0.
+    pub pstate: Vec<u64>,
     pub found: Option<Found>,
+    /// What is in each domain's stage 2: domain, guest frame, machine frame, frames, type.
+    guests: Vec<(usize, u64, u64, u64, u8)>,
+    /// Whether the snapshot is left as it is, right or wrong.
+    pub keep_snapshot: bool,
 }
 
 impl Machine {
@@ -69,7 +83,10 @@ impl Machine {
                 domains: Vec::new(),
             },
             cpu_notes: 1,
+            pstate: Vec::new(),
             found: None,
+            guests: Vec::new(),
+            keep_snapshot: false,
         };
         let root = machine.frames(1);
         machine.registers.cpus.push(Cpu {
@@ -91,6 +108,7 @@ impl Machine {
         let mut machine = Machine::empty();
         machine.el2(TEXT_VA, TEXT, 3, RX);
         machine.el2(TEXT_VA + 0x1000, DATA, 3, RW);
+        machine.el2(TEXT_VA + 0x2000, FROZEN, 3, R);
         machine.el2(DIRECTMAP + (DOM0 - RAM), DOM0, 2, RW);
         machine.domain(0, false);
         machine.s2(0, DOM0, DOM0, 2, S2_RAM);
@@ -99,28 +117,120 @@ impl Machine {
             machine.s2(1, 0x4000_0000 + i * 4096, GUEST + i * 4096, 3, S2_RAM);
         }
         machine.registers.cpus[0].vttbr = machine.registers.domains[0].vttbr;
-        let section = |name: &str, va, pa| Placed {
+        let section = |name: &str, va, pa, size| Placed {
             region: Region {
                 name: name.into(),
                 va,
-                size: 0x1000,
+                size,
+                executable: name == ".text",
             },
             pa,
         };
+        let vttbr = |vmid| {
+            let mut domains = machine.registers.domains.iter();
+            domains
+                .find(|d| d.vttbr.0 >> 48 == vmid)
+                .map_or(0, |d| d.vttbr.0)
+        };
+        let fused = Fused {
+            pages: vec![section("vmf_frozen", TEXT_VA + 0x2000, FROZEN, 0x1000)],
+            frozen: Frozen {
+                locked: true,
+                hcr_mask: 1 << 34 | 1 << 27 | 1 << 12 | 1 << 2 | 1,
+                hcr_value: 1 << 2 | 1,
+                vttbr: (0..16).map(vttbr).collect(),
+            },
+            snapshot: Ok(Vec::new()),
+            windows: Ok(Vec::new()),
+        };
         machine.found = Some(Found {
             sections: vec![
-                section(".text", TEXT_VA, TEXT),
-                section(".data", TEXT_VA + 0x1000, DATA),
+                section(".text", TEXT_VA, TEXT, 0x1000),
+                section(".data", TEXT_VA + 0x1000, DATA, 0x2000),
             ],
             domains: machine
                 .registers
                 .domains
                 .iter()
-                .map(|d| xen_domain(d.id, d.vttbr.0))
+                .map(|d| xen_domain(d.id, d.vttbr.0, d.protected))
                 .collect(),
+            xenheap: Some(XENHEAP),
+            fused: Some(fused),
+            running: vec![Some(0)],
+            noted: vec![Noted::Xen; (RAM_SIZE >> 12) as usize],
             ..Found::default()
         });
         machine
+    }
+
+    /// A locked machine whose text has the two gates, and nothing else that the level seal forbids.
+    pub fn sealed() -> Machine {
+        let mut machine = Machine::locked();
+        machine.code(0, 0xd51c_2100); // msr vttbr_el2, x0
+        machine.code(8, 0xd51c_1101); // msr hcr_el2, x1
+        machine.code(0x10, 0xd69f_03e0); // eret
+        machine.code(0x14, 0xd518_2000); // msr ttbr0_el1, x0: the guest's
+        machine
+    }
+
+    /// Writes an instruction into the text.
+    pub fn code(&mut self, offset: u64, word: u32) {
+        let at = (TEXT - RAM + offset) as usize;
+        self.memory[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    }
+
+    /// What the fuse left.
+    pub fn fused(&mut self) -> &mut Fused {
+        self.xen().fused.as_mut().unwrap()
+    }
+
+    /// A root like the first CPU's, with nothing but Xen's text.
+    pub fn other_root(&mut self) -> u64 {
+        let root = self.frames(1);
+        self.map(root, 0, TEXT_VA, TEXT, 3, RX);
+        root
+    }
+
+    /// Fills in the snapshot, as the lock would have.
+    fn snapshot(&self) -> Option<Found> {
+        let mut found = self.found.clone()?;
+        let Some(fused) = found
+            .fused
+            .as_mut()
+            .filter(|f| !self.keep_snapshot && f.snapshot.is_ok())
+        else {
+            return Some(found);
+        };
+        let mut all = Vec::new();
+        for (i, domain) in self.registers.domains.iter().enumerate() {
+            let first = all.len();
+            let mut of_domain: Vec<_> = self.guests.iter().filter(|g| g.0 == i).collect();
+            of_domain.sort_by_key(|g| g.1);
+            for &&(_, gfn, mfn, pages, kind) in &of_domain {
+                let merged = all[first..].last().is_some_and(|e: &Extent| {
+                    (e.gfn + e.pages, e.mfn + e.pages, e.kind) == (gfn, mfn, kind)
+                });
+                if domain.protected {
+                    continue;
+                }
+                match all.last_mut() {
+                    Some(last) if merged => last.pages += pages,
+                    _ => all.push(Extent {
+                        gfn,
+                        mfn,
+                        pages,
+                        kind,
+                    }),
+                }
+            }
+            if let Some(d) = found.domains.iter_mut().find(|d| d.id == domain.id)
+                && let Some(note) = &mut d.note
+            {
+                (note.first, note.len) = (first as u64, (all.len() - first) as u64);
+            }
+        }
+        fused.snapshot = Ok(all);
+        Some(found)
     }
 
     /// Adds a CPU like the first.
@@ -128,6 +238,9 @@ impl Machine {
         let first = self.registers.cpus[0];
         self.registers.cpus.push(first);
         self.cpu_notes += 1;
+        if let Some(found) = &mut self.found {
+            found.running.push(Some(0));
+        }
         self.registers.cpus.last_mut().unwrap()
     }
 
@@ -136,7 +249,10 @@ impl Machine {
         let root = self.frames(2);
         let vttbr = Hex(root | (u64::from(id) + 1) << 48);
         if let Some(found) = &mut self.found {
-            found.domains.push(xen_domain(id, vttbr.0));
+            found.domains.push(xen_domain(id, vttbr.0, protected));
+            if let Some(fused) = &mut found.fused {
+                fused.frozen.vttbr[usize::from(id) + 1] = vttbr.0;
+            }
         }
         self.registers.domains.push(registers::Domain {
             id,
@@ -176,6 +292,9 @@ impl Machine {
     /// Maps one block or page in a domain's stage 2, below two concatenated tables at level 1.
     pub fn s2(&mut self, domain: usize, ipa: u64, pa: u64, level: u32, attributes: u64) -> u64 {
         let root = self.registers.domains[domain].vttbr.0 & 0xffff_ffff_f000;
+        let pages = 1 << (9 * (3 - level));
+        let kind = (attributes >> 55 & 15) as u8;
+        self.guests.push((domain, ipa >> 12, pa >> 12, pages, kind));
         self.map(root + (ipa >> 39) * 4096, 1, ipa, pa, level, attributes)
     }
 
@@ -208,14 +327,16 @@ impl Machine {
 
     /// The ELF file that QEMU would write.
     pub fn elf(&self) -> Vec<u8> {
-        elf(&[(RAM, &self.memory)], self.cpu_notes)
+        let mut pstate = self.pstate.clone();
+        pstate.resize(self.cpu_notes, 0);
+        elf_at(&[(RAM, &self.memory)], &pstate)
     }
 
     pub fn audit(&self) -> Result<Audit, Error> {
         Audit::new(
             Dump::from_bytes(self.elf())?,
             self.registers.clone(),
-            self.found.clone(),
+            self.snapshot(),
         )
     }
 
@@ -227,25 +348,36 @@ impl Machine {
 }
 
 /// What Xen would know of a domain that has no pages of Xen's own.
-pub fn xen_domain(id: u16, vttbr: u64) -> Domain {
+pub fn xen_domain(id: u16, vttbr: u64, protected: bool) -> Domain {
     Domain {
         id,
         vttbr,
         tables: Vec::new(),
         pool: Vec::new(),
         own_pages: Vec::new(),
+        note: Some(DomainNote {
+            protected,
+            ..DomainNote::default()
+        }),
     }
 }
 
 /// An AArch64 core file with these banks and one NT_PRSTATUS note a CPU.
 pub fn elf(banks: &[(u64, &[u8])], cpus: usize) -> Vec<u8> {
+    elf_at(banks, &vec![0; cpus])
+}
+
+/// The same, with each CPU's PSTATE.
+pub fn elf_at(banks: &[(u64, &[u8])], pstate: &[u64]) -> Vec<u8> {
     let mut note = Vec::new();
-    for _ in 0..cpus {
+    for pstate in pstate {
         for word in [5u32, 392, 1] {
             note.extend(word.to_le_bytes());
         }
         note.extend(b"CORE\0\0\0\0");
-        note.extend([0; 392]);
+        let mut status = [0; 392];
+        status[112 + 33 * 8..][..8].copy_from_slice(&pstate.to_le_bytes());
+        note.extend(status);
     }
     let headers = 1 + banks.len();
     let mut offset = 64 + 56 * headers as u64;

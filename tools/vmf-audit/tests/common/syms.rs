@@ -1,5 +1,6 @@
 //! Writes a small xen-syms: an ELF file with symbols, two sections, and DWARF for the structs that the verifier reads.
 //! Offsets are of no real Xen; that is the point.
+#![allow(dead_code)] // each test binary uses its part of it
 
 use gimli::write::{
     Address, AttributeValue, DwarfUnit, EndianVec, Expression, LineProgram, Sections, UnitEntryId,
@@ -85,7 +86,12 @@ pub const VMID: u64 = 40 + 16;
 pub const VTTBR: u64 = 40 + 24;
 pub const PAGES: u64 = 40 + 32;
 pub const FREELIST: u64 = 40 + 64 + 8;
+pub const PROTECTED: u64 = 40 + 96;
+pub const SNAPSHOT_FIRST: u64 = 40 + 104;
+pub const SNAPSHOT_LEN: u64 = 40 + 112;
 pub const PAGE_INFO: u64 = 48;
+pub const OWNER: u64 = 32;
+pub const FROZEN_VTTBR: u64 = 24;
 pub const LIST: u64 = 8;
 pub const GRANT_FRAMES: u64 = 4;
 pub const STATUS_FRAMES: u64 = 8;
@@ -126,11 +132,32 @@ fn dwarf(tables: &[(&str, u64)]) -> Vec<(&'static str, Vec<u8>)> {
         16,
         &[("next", 0, pointer), ("prev", 8, pointer)],
     );
+    let in_use = t.layout(DW_TAG_structure_type, "", 8, &[("domain", 0, pointer)]);
+    let owner = t.layout(DW_TAG_union_type, "", 8, &[("inuse", 0, in_use)]);
     t.layout(
         DW_TAG_structure_type,
         "page_info",
         PAGE_INFO,
-        &[("count_info", 0, long), ("list", LIST, list)],
+        &[
+            ("count_info", 0, long),
+            ("list", LIST, list),
+            ("v", OWNER, owner),
+        ],
+    );
+    t.layout(DW_TAG_structure_type, "vcpu", 16, &[("domain", 8, pointer)]);
+    let list_of_vttbr = t.add(gimli::DW_TAG_array_type, "", 0);
+    t.of(list_of_vttbr, long);
+    t.layout(
+        DW_TAG_structure_type,
+        "vmf_frozen",
+        4096,
+        &[
+            ("locked", 0, word),
+            ("hcr_mask", 8, long),
+            ("hcr_value", 16, long),
+            ("vttbr", FROZEN_VTTBR, list_of_vttbr),
+            ("unused", FROZEN_VTTBR + 8 * 16, long),
+        ],
     );
     let vmid = t.add(DW_TAG_typedef, "uint16_t", 2);
     t.of(vmid, half);
@@ -152,16 +179,27 @@ fn dwarf(tables: &[(&str, u64)]) -> Vec<(&'static str, Vec<u8>)> {
         32,
         &[("lock", 0, long), ("p2m_freelist", 8, list)],
     );
+    let flag = t.add(DW_TAG_base_type, "bool", 1);
+    let note = t.layout(
+        DW_TAG_structure_type,
+        "",
+        24,
+        &[
+            ("protected", 0, flag),
+            ("snapshot_first", 8, long),
+            ("snapshot_len", 16, long),
+        ],
+    );
     let arch = t.layout(
         DW_TAG_structure_type,
         "arch_domain",
-        96,
-        &[("p2m", 0, p2m), ("paging", 64, paging)],
+        120,
+        &[("p2m", 0, p2m), ("paging", 64, paging), ("vmf", 96, note)],
     );
     t.layout(
         DW_TAG_structure_type,
         "domain",
-        136,
+        160,
         &[
             ("domain_id", 0, vmid),
             ("next_in_list", NEXT, pointer),
@@ -236,7 +274,9 @@ pub fn write(syms: &Syms) -> Vec<u8> {
     sections.push((".symtab", 2, 0, 0, 0, table, symtab + 1, 24));
     sections.push((".strtab", 3, 0, 0, 0, strings, 0, 0));
     for &(name, address, size) in &syms.sections {
-        sections.push((name, 8, 2, address, size, vec![], 0, 0));
+        // Allocated; the text executable as well.
+        let flags = if name == ".text" { 6 } else { 2 };
+        sections.push((name, 8, flags, address, size, vec![], 0, 0));
     }
     if syms.debug {
         sections.extend(
