@@ -42,6 +42,8 @@ pub struct Frozen {
     pub hcr_mask: u64,
     /// What they have to be.
     pub hcr_value: u64,
+    /// Further values of VTTBR_EL2 that it allows, by name; 0 for none. A Xen that can be sealed has some.
+    pub further: Vec<(&'static str, u64)>,
     /// VTTBR_EL2 by VMID, 0 where there is none.
     pub vttbr: Vec<u64>,
 }
@@ -107,14 +109,20 @@ pub(crate) fn find(xen: &Xen<'_>, offset: u64) -> Result<Option<Fused>> {
             .fold(0, |value, &byte| value << 8 | u64::from(byte)))
     };
     let list = xen.symbols.member("vmf_frozen", "vttbr")?.offset;
-    let unused = xen.symbols.member("vmf_frozen", "unused")?.offset;
-    let vttbr = (list..unused.min(FRAME_SIZE))
+    // Up to what follows, if anything does.
+    let unused = xen.symbols.member("vmf_frozen", "unused");
+    let end = unused.map_or(xen.symbols.size_of("vmf_frozen")?, |m| m.offset);
+    let vttbr = (list..end.min(FRAME_SIZE))
         .step_by(8)
         .map_while(|at| xen.dump.word(page.wrapping_add(offset + at)));
     let frozen = Frozen {
         locked: member("locked")? != 0,
         hcr_mask: member("hcr_mask")?,
         hcr_value: member("hcr_value")?,
+        further: ["safe", "empty"]
+            .into_iter()
+            .filter_map(|name| Some((name, member(name).ok()?)))
+            .collect(),
         vttbr: vttbr.collect(),
     };
     Ok(Some(Fused {

@@ -92,8 +92,11 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// Registers with op0 3: name, (op1, CRn, CRm, op2), what a write does.
-pub const REGISTERS: &[(&str, (u8, u8, u8, u8), Effect)] = &[
+/// A register with op0 3: name, (op1, CRn, CRm, op2), what a write does.
+pub type Register = (&'static str, (u8, u8, u8, u8), Effect);
+
+/// Every register whose writes matter.
+pub const REGISTERS: &[Register] = &[
     ("SCTLR_EL2", (4, 1, 0, 0), Effect::Translation),
     ("ACTLR_EL2", (4, 1, 0, 1), Effect::Translation),
     ("SCTLR2_EL2", (4, 1, 0, 3), Effect::Translation),

@@ -140,7 +140,7 @@ pub fn size(bytes: u64) -> String {
         _ => (1 << 10, "KiB"),
     };
     let tenths = bytes * 10 / unit;
-    if tenths % 10 == 0 {
+    if tenths.is_multiple_of(10) {
         format!("{} {name}", tenths / 10)
     } else {
         format!("{}.{} {name}", tenths / 10, tenths % 10)

@@ -48,6 +48,8 @@ pub const MEMBERS: &[(&str, &str)] = &[
     ("vmf_frozen", "locked"),
     ("vmf_frozen", "hcr_mask"),
     ("vmf_frozen", "hcr_value"),
+    ("vmf_frozen", "safe"),
+    ("vmf_frozen", "empty"),
     ("vmf_frozen", "vttbr"),
     ("vmf_frozen", "unused"),
 ];

@@ -358,12 +358,11 @@ const FAULTS: &[(&str, Fault, &[&str])] = &[
         &["L6"],
     ),
     (
-        "the empty root with a VMID",
+        "the empty root under a guest",
         |m| {
-            m.pstate = vec![EL2];
             let page = m.frames(2);
             m.xen().empty_root = Some(page >> 12);
-            m.registers.cpus[0].vttbr = Hex(page | 3 << 48);
+            m.registers.cpus[0].vttbr = Hex(page);
         },
         &["L6"],
     ),
@@ -415,6 +414,11 @@ const FAULTS: &[(&str, Fault, &[&str])] = &[
     (
         "a frozen VTTBR that is another's",
         |m| m.fused().frozen.vttbr[2] = m.registers.domains[0].vttbr.0,
+        &["L11"],
+    ),
+    (
+        "a frozen VTTBR that is nobody's",
+        |m| m.fused().frozen.further = vec![("safe", SPARE)],
         &["L11"],
     ),
     (
@@ -704,11 +708,12 @@ fn what_is_allowed_is_not_a_violation() {
             m.registers.cpus[0].vttbr = Hex(0);
             m.registers.cpus[0].hcr = Hex(0x38);
         }),
-        ("an idle CPU on the empty root", |m| {
+        ("an idle CPU on the empty root, with a VMID", |m| {
             m.pstate = vec![EL2];
             let page = m.frames(2);
             m.xen().empty_root = Some(page >> 12);
-            m.registers.cpus[0].vttbr = Hex(page);
+            m.registers.cpus[0].vttbr = Hex(page | 2 << 48);
+            m.fused().frozen.further = vec![("empty", page), ("none", 0)];
         }),
         ("a window's table that is reachable and empty", |m| {
             let entry = m.el2(DIRECTMAP, SPARE, 3, RW);

@@ -1,7 +1,6 @@
 //! What the registers of each CPU have to be: U3, L5, L6, L9.
 
 use crate::audit::{Audit, name};
-use crate::dump::FRAME_SIZE;
 use crate::judge::Findings;
 use crate::registers::Cpu;
 use crate::xen::IDLE;
@@ -42,19 +41,15 @@ pub(super) fn cpus_disagree(audit: &Audit, found: &mut Findings) {
 }
 
 /// Which stage 2 a CPU has loaded. In Xen it may be that of the last domain that ran, or of one whose TLB entries are
-/// being removed; where the CPU is in a guest, it is that guest's and no other.
+/// being removed, or the root that maps nothing (with any VMID: `p2m_force_tlb_flush_sync`, xen/arch/arm/mmu/p2m.c); where the CPU is in a guest, it is that guest's and no other.
 pub(super) fn stage2_loaded(audit: &Audit, found: &mut Findings) {
     for stage2 in audit.stage2.iter().filter(|s| s.id.is_none() && !s.former) {
         let what = format!("VTTBR_EL2 is {:#x}: no known domain's", stage2.vttbr);
         found.plain(what, stage2.cpus.clone(), None, Vec::new());
     }
     let of_xen = audit.found.as_ref();
-    let empty = of_xen
-        .and_then(|f| f.empty_root)
-        .map(|mfn| mfn * FRAME_SIZE);
     for (i, cpu) in audit.registers.cpus.iter().enumerate() {
         let vttbr = cpu.vttbr.0;
-        let root = audit.stage2_regime.map_or(0, |r| r.root(vttbr));
         let loaded = audit.stage2.iter().find(|s| s.vttbr == vttbr);
         if let Some(like) = audit.stage2.iter().find(|s| s.cpus.contains(&i))
             && loaded.is_none()
@@ -64,10 +59,6 @@ pub(super) fn stage2_loaded(audit: &Audit, found: &mut Findings) {
                 name(like),
                 like.vttbr
             );
-            found.plain(what, vec![i], None, Vec::new());
-        }
-        if Some(root) == empty && Some(vttbr) != empty {
-            let what = format!("VTTBR_EL2 is {vttbr:#x}: the empty root with a VMID");
             found.plain(what, vec![i], None, Vec::new());
         }
         // How many CPUs there are is compared elsewhere.

@@ -1,6 +1,7 @@
 //! What the fuse notes, against what the tables are: L11, L12.
 
 use crate::audit::{Audit, Stage2};
+use crate::dump::FRAME_SIZE;
 use crate::fused::{Extent, Fused};
 use crate::judge::Findings;
 use crate::xen::Domain;
@@ -50,6 +51,18 @@ pub(super) fn frozen_page(audit: &Audit, found: &mut Findings) {
     for (vmid, &vttbr) in frozen.vttbr.iter().enumerate().filter(|(_, v)| **v != 0) {
         if vttbr >> 48 != vmid as u64 {
             wrong(format!("the frozen VTTBR of VMID {vmid} is {vttbr:#x}"));
+        }
+    }
+    // Nothing else may be let through than what a domain has, and the root that maps nothing.
+    let of_xen = audit.found.as_ref();
+    let empty = of_xen
+        .and_then(|f| f.empty_root)
+        .map(|mfn| mfn * FRAME_SIZE);
+    for &(name, vttbr) in frozen.further.iter().filter(|(_, v)| *v != 0) {
+        if !frozen.vttbr.contains(&vttbr) && Some(vttbr) != empty {
+            wrong(format!(
+                "the frozen page allows VTTBR {vttbr:#x} ({name}), which is no domain's"
+            ));
         }
     }
     // A protected domain is one for Xen as well.

@@ -138,6 +138,7 @@ impl Machine {
                 locked: true,
                 hcr_mask: 1 << 34 | 1 << 27 | 1 << 12 | 1 << 2 | 1,
                 hcr_value: 1 << 2 | 1,
+                further: Vec::new(),
                 vttbr: (0..16).map(vttbr).collect(),
             },
             snapshot: Ok(Vec::new()),

@@ -2,10 +2,12 @@
 //! the demonstration and the tests make from its counts.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use vmf_audit::Audit;
 use vmf_audit::dump::Dump;
+use vmf_audit::picture::{self, Side};
 use vmf_audit::registers::{Domain, Registers};
 use vmf_audit::report::{Level, Report, Summary, Verdict};
 use vmf_audit::xen;
@@ -40,6 +42,36 @@ pub fn check(moment: &Moment, level: Level) -> Result<Report> {
     let text = serde_json::to_string_pretty(&report).context("audit")?;
     fs::write(&path, text).with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(report)
+}
+
+/// The files of a moment that was recorded into `folder`.
+fn recorded(folder: &Path, name: &str) -> Moment {
+    Moment {
+        name: name.to_owned(),
+        memory: folder.join(format!("memory-{name}.elf")),
+        registers: folder.join(format!("registers-{name}.json")),
+        syms: folder.join("xen-syms"),
+    }
+}
+
+/// Draws EL2's address space at two moments of a run side by side, beside their
+/// dumps, and returns where the picture is.
+pub fn picture(folder: &Path, moments: [&str; 2]) -> Result<PathBuf> {
+    let spaces = moments.map(|name| -> Result<_> {
+        let moment = recorded(folder, name);
+        let audit = Audit::open(&moment.memory, &moment.registers, Some(&moment.syms))?;
+        Ok(audit.spaces())
+    });
+    let [first, second] = spaces;
+    let (first, second) = (first?, second?);
+    let side = |title: &str, spaces| Side {
+        title: format!("EL2, {title}"),
+        spaces,
+    };
+    let drawn = picture::draw(&[side(moments[0], &first), side(moments[1], &second)]);
+    let path = folder.join(format!("map-{}-{}.svg", moments[0], moments[1]));
+    fs::write(&path, drawn).with_context(|| format!("{}: cannot write", path.display()))?;
+    Ok(path)
 }
 
 /// A report in one line.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use vmf_audit::report::Summary;
 
 use super::DemoOptions;
+use super::audit;
 use super::experiment::{self, Claim, Outcome, arguments, domus};
 use super::images::Images;
 use super::profile::Profile;
@@ -47,6 +48,8 @@ pub fn demo(site: &Site, options: &DemoOptions) -> Result<bool> {
             .verdict(&claim.text, claim.held, &claim.seen)?;
     }
     let report = session.finish()?;
+    let picture = audit::picture(report.folder(), ["before", "after"])?;
+    println!("map of EL2, before and after: {}", picture.display());
     println!("evidence: {}", report.folder().display());
     let held = claims.iter().all(|claim| claim.held);
     if !held {
