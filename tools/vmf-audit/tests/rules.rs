@@ -547,7 +547,7 @@ const FAULTS: &[(&str, Fault, &[&str])] = &[
     (
         "free memory mapped",
         |m| {
-            m.xen().noted[(GUEST - RAM >> 12) as usize - 1] = Noted::Free;
+            m.xen().noted[((GUEST - RAM) >> 12) as usize - 1] = Noted::Free;
             m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
         },
         &["L16"],
@@ -562,7 +562,7 @@ const FAULTS: &[(&str, Fault, &[&str])] = &[
     (
         "memory that a protected domain owns and does not see",
         |m| {
-            m.xen().noted[(GUEST - RAM >> 12) as usize - 1] = Noted::Domain(1);
+            m.xen().noted[((GUEST - RAM) >> 12) as usize - 1] = Noted::Domain(1);
             m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
         },
         &["U1"],

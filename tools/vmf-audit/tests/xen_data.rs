@@ -26,6 +26,8 @@ const WINDOW: u64 = 0x5000;
 const WINDOW_VA: u64 = 0x0a00_8000_0000;
 const VCPU: u64 = 0xa00;
 
+type Fault = fn(&mut Machine);
+
 fn page_info(pa: u64) -> u64 {
     xen::FRAMETABLE_VA + (pa - RAM) / 4096 * PAGE_INFO
 }
@@ -251,7 +253,7 @@ fn what_the_fuse_left_is_read_and_judged() {
     assert_eq!(found.running, [Some(0)]);
     assert_eq!(found.domains[1].note.map(|n| n.protected), Some(true));
 
-    let cases: &[(&str, fn(&mut Machine), &str)] = &[
+    let cases: &[(&str, Fault, &str)] = &[
         ("not locked", |m| m.write(FROZEN, 0), "L11"),
         (
             "another VTTBR",
