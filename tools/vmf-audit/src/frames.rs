@@ -2,7 +2,7 @@
 //! data, never from what the fuse says about itself.
 
 use crate::dump::Dump;
-use crate::xen::Noted;
+use crate::frametable::Noted;
 use serde::Serialize;
 use std::fmt;
 

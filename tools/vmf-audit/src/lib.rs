@@ -13,10 +13,12 @@
 //! What cannot be established is never taken for granted: it ends up in [`report::Report::unestablished`].
 
 pub mod audit;
+mod claims;
 pub mod descriptor;
 pub mod dump;
 pub mod error;
 pub mod frames;
+pub mod frametable;
 pub mod fused;
 pub mod hex;
 pub mod instructions;

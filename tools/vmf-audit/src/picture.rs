@@ -170,8 +170,10 @@ pub fn draw(sides: &[Side]) -> String {
         for (row, (name, extent)) in areas.iter().enumerate() {
             let y = HEAD + row * ROW;
             let regions = regions(side, name);
-            let mapped = regions.iter().map(|r| r.bytes).sum();
-            let words = format!("{name}, from {:#x}: {} mapped", extent.start, size(mapped));
+            let words = match regions.iter().map(|r| r.bytes).sum() {
+                0 => format!("{name}: nothing mapped"),
+                mapped => format!("{name}, from {:#x}: {} mapped", extent.start, size(mapped)),
+            };
             document = document.add(text(x, y + 12, 12, &words)).add(bar(
                 x,
                 y + 18,

@@ -4,10 +4,10 @@
 use crate::audit::{Audit, Root};
 use crate::dump::FRAME_SIZE;
 use crate::frames::Owner;
+use crate::frametable::{FRAMETABLE_SIZE, FRAMETABLE_VA};
 use crate::fused::WINDOWS_VA;
 use crate::hex::Hex;
 use crate::stage1::{self, Leaf};
-use crate::xen::{FRAMETABLE_SIZE, FRAMETABLE_VA};
 use serde::Serialize;
 use std::ops::Range;
 

@@ -10,6 +10,7 @@
 use crate::descriptor::frame_of;
 use crate::dump::{Dump, FRAME_SIZE};
 use crate::error::{Error, Result};
+use crate::frametable::Noted;
 use crate::fused::{self, DomainNote, Fused};
 use crate::hex::Hex;
 use crate::registers::{self, Registers};
@@ -17,11 +18,6 @@ use crate::stage1::{self, Regime};
 use crate::symbols::{Functions, Region, Symbols};
 use std::collections::HashMap;
 use std::path::Path;
-
-/// `FRAMETABLE_VIRT_START`, xen/arch/arm/include/asm/mmu/layout.h: a macro, so neither symbol nor DWARF has it.
-pub const FRAMETABLE_VA: u64 = 0x0a08_0000_0000;
-/// `FRAMETABLE_SIZE`, same place.
-pub const FRAMETABLE_SIZE: u64 = 32 << 30;
 
 /// Members that [`Xen`] reads.
 pub const MEMBERS: &[(&str, &str)] = &[
@@ -56,20 +52,6 @@ pub const MEMBERS: &[(&str, &str)] = &[
 
 /// `DOMID_IDLE`, xen/include/public/xen.h.
 pub const IDLE: u16 = 0x7fff;
-
-/// What the frame table says of a frame of RAM (`struct page_info`, xen/arch/arm/include/asm/mm.h).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Noted {
-    /// Nothing that could be read, or an owner that is no domain on the list.
-    #[default]
-    Nothing,
-    /// Free.
-    Free,
-    /// In use, without an owner: Xen's own, or left by the boot.
-    Xen,
-    /// Owned by this domain.
-    Domain(u16),
-}
 
 /// A page of Xen's own that a domain may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,18 +113,10 @@ pub struct Found {
     pub functions: Functions,
 }
 
-/// Which bits of a frame number the frame table leaves out.
-#[derive(Clone, Copy)]
-struct Hole {
-    shift: u32,
-    low: u64,
-    high: u64,
-}
-
 /// Xen's memory, by virtual address.
 pub(crate) struct Xen<'a> {
     pub(crate) dump: &'a Dump,
-    regime: Regime,
+    pub(crate) regime: Regime,
     pub(crate) symbols: &'a Symbols,
 }
 
@@ -222,7 +196,7 @@ pub fn find(dump: &Dump, registers: &Registers, symbols: &Symbols) -> Result<Fou
 }
 
 impl Xen<'_> {
-    fn global(&self, name: &str) -> Result<u64> {
+    pub(crate) fn global(&self, name: &str) -> Result<u64> {
         self.symbols
             .address(name)
             .ok_or_else(|| Error::Symbols(format!("it has no symbol {name}")))
@@ -255,24 +229,6 @@ impl Xen<'_> {
     fn member(&self, base: u64, of: &'static str, path: &'static str) -> Result<u64> {
         let member = self.symbols.member(of, path)?;
         self.bytes(base.wrapping_add(member.offset), member.size, path)
-    }
-
-    /// The frame that a pointer to struct page_info stands for (`page_to_mfn`, xen/arch/arm/include/asm/mm.h).
-    fn page_to_mfn(&self, page: u64) -> Result<u64> {
-        let size = self.symbols.size_of("page_info")?;
-        let within = page
-            .checked_sub(FRAMETABLE_VA)
-            .filter(|o| o % size == 0 && *o < FRAMETABLE_SIZE);
-        let Some(within) = within else {
-            return Err(Error::CannotJudge(format!(
-                "{page:#x} is not in the frame table"
-            )));
-        };
-        let pdx = within / size
-            + self.word(self.global("frametable_base_pdx")?, "frametable_base_pdx")?;
-        Ok(self
-            .hole()?
-            .map_or(pdx, |h| pdx & h.low | pdx << h.shift & h.high))
     }
 
     /// Frames of a `page_list_head` (a `struct list_head` on Arm, linked through struct page_info).
@@ -325,56 +281,6 @@ impl Xen<'_> {
         let vcpu = self.word(current, "curr_vcpu")?;
         let domain = self.member(vcpu, "vcpu", "domain")?;
         Ok(self.member(domain, "domain", "domain_id")? as u16)
-    }
-
-    /// What the frame table says of each frame of RAM.
-    fn noted(&self, domains: &HashMap<u64, u16>) -> Result<Vec<Noted>> {
-        let size = self.symbols.size_of("page_info")?;
-        let count = self.symbols.member("page_info", "count_info")?.offset;
-        let owner = self.symbols.member("page_info", "v.inuse.domain")?.offset;
-        let base = self.word(self.global("frametable_base_pdx")?, "frametable_base_pdx")?;
-        let hole = self.hole()?;
-        let walk = stage1::walk(self.dump, &self.regime)?;
-        let word = |va: u64| {
-            let after = walk.leaves.partition_point(|l| l.va <= va);
-            let leaf = &walk.leaves[after.checked_sub(1)?];
-            let within = va - leaf.va;
-            (within < leaf.size()).then(|| self.dump.word(leaf.pa + within))?
-        };
-        let mut noted = Vec::with_capacity(self.dump.frames());
-        for (start, len) in self.dump.banks() {
-            for mfn in frame_of(start)..frame_of(start + len) {
-                let pdx = hole.map_or(mfn, |h| mfn & h.low | (mfn & h.high) >> h.shift);
-                let page = pdx
-                    .checked_sub(base)
-                    .and_then(|i| i.checked_mul(size))
-                    .filter(|at| *at < FRAMETABLE_SIZE)
-                    .map(|at| FRAMETABLE_VA + at);
-                let state = page.and_then(|page| Some((word(page + count)?, word(page + owner)?)));
-                // PGC_state: bits 56 and 55; 3 is free, 0 is in use.
-                noted.push(match state {
-                    Some((count, _)) if count >> 55 & 3 == 3 => Noted::Free,
-                    Some((_, 0)) => Noted::Xen,
-                    Some((_, owner)) => domains
-                        .get(&owner)
-                        .map_or(Noted::Nothing, |&id| Noted::Domain(id)),
-                    None => Noted::Nothing,
-                });
-            }
-        }
-        Ok(noted)
-    }
-
-    /// How frame numbers are compressed, where they are (xen/common/pdx.c).
-    fn hole(&self) -> Result<Option<Hole>> {
-        let Some(shift) = self.symbols.address("pfn_pdx_hole_shift") else {
-            return Ok(None);
-        };
-        Ok(Some(Hole {
-            shift: self.bytes(shift, 4, "pfn_pdx_hole_shift")? as u32 & 63,
-            low: self.word(self.global("pfn_pdx_bottom_mask")?, "pfn_pdx_bottom_mask")?,
-            high: self.word(self.global("pfn_top_mask")?, "pfn_top_mask")?,
-        }))
     }
 
     fn domain(&self, d: u64) -> Result<Domain> {

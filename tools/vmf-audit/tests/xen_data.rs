@@ -11,7 +11,7 @@ use syms::*;
 use vmf_audit::dump::Dump;
 use vmf_audit::report::{Level, Verdict};
 use vmf_audit::symbols::Symbols;
-use vmf_audit::{Audit, Error, xen};
+use vmf_audit::{Audit, Error, frametable, xen};
 
 /// Where Xen's heap is mapped, and where it is; likewise the frame table.
 const HEAP_VA: u64 = DIRECTMAP + (6 << 30);
@@ -29,7 +29,7 @@ const VCPU: u64 = 0xa00;
 type Fault = fn(&mut Machine);
 
 fn page_info(pa: u64) -> u64 {
-    xen::FRAMETABLE_VA + (pa - RAM) / 4096 * PAGE_INFO
+    frametable::FRAMETABLE_VA + (pa - RAM) / 4096 * PAGE_INFO
 }
 
 /// A locked machine with Xen's data for its two domains: d1 has a page in its pool and one of Xen's own.
@@ -40,7 +40,12 @@ fn machine() -> (Machine, u64) {
         m.el2(HEAP_VA + i * 4096, HEAP + i * 4096, 3, RW);
     });
     (0..64).for_each(|i| {
-        m.el2(xen::FRAMETABLE_VA + i * 4096, FRAMETABLE + i * 4096, 3, RW);
+        m.el2(
+            frametable::FRAMETABLE_VA + i * 4096,
+            FRAMETABLE + i * 4096,
+            3,
+            RW,
+        );
     });
     let pool = m.frames(1);
     m.write(DATA, HEAP_VA);
@@ -60,7 +65,7 @@ fn machine() -> (Machine, u64) {
     let d1 = HEAP + 0x400;
     m.write(d1 + FREELIST, page_info(pool) + LIST);
     m.write(
-        FRAMETABLE + (page_info(pool) - xen::FRAMETABLE_VA) + LIST,
+        FRAMETABLE + (page_info(pool) - frametable::FRAMETABLE_VA) + LIST,
         HEAP_VA + 0x400 + FREELIST,
     );
     m.write(d1 + SHARED_INFO, HEAP_VA + 0x2000);
@@ -306,7 +311,7 @@ fn what_the_fuse_left_is_read_and_judged() {
         (
             "a free page mapped",
             |m| {
-                let page = page_info(GUEST - 0x1000) - xen::FRAMETABLE_VA;
+                let page = page_info(GUEST - 0x1000) - frametable::FRAMETABLE_VA;
                 m.write(FRAMETABLE + page, 3 << 55);
                 m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
             },
@@ -315,7 +320,7 @@ fn what_the_fuse_left_is_read_and_judged() {
         (
             "a page mapped that d1 owns",
             |m| {
-                let page = page_info(GUEST - 0x1000) - xen::FRAMETABLE_VA;
+                let page = page_info(GUEST - 0x1000) - frametable::FRAMETABLE_VA;
                 m.write(FRAMETABLE + page + OWNER, HEAP_VA + 0x400);
                 m.el2(DIRECTMAP, GUEST - 0x1000, 3, RW);
             },

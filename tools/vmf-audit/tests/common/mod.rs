@@ -3,12 +3,13 @@
 #![allow(dead_code)] // each test binary uses its part of it
 
 use vmf_audit::dump::Dump;
+use vmf_audit::frametable::Noted;
 use vmf_audit::fused::{DomainNote, Extent, Frozen, Fused};
 use vmf_audit::hex::Hex;
 use vmf_audit::registers::{self, Cpu, Registers};
 use vmf_audit::report::{Level, Report};
 use vmf_audit::symbols::Region;
-use vmf_audit::xen::{Domain, Found, Noted, Placed};
+use vmf_audit::xen::{Domain, Found, Placed};
 use vmf_audit::{Audit, Error};
 
 pub const RAM: u64 = 0x4000_0000;

@@ -1,0 +1,160 @@
+//! Whose every frame is, and which are protected: what the walks reached and what Xen's data says, put together.
+
+use crate::audit::Audit;
+use crate::dump::FRAME_SIZE;
+use crate::frames::Owner;
+use crate::frametable;
+use crate::hex::Hex;
+use crate::report::Excluded;
+
+impl Audit {
+    pub(crate) fn claim_frames(&mut self) {
+        let (dump, frames) = (&self.dump, &mut self.frames);
+        for root in &self.roots {
+            for (&mfn, &level) in &root.walk.tables {
+                frames.claim(dump, mfn * FRAME_SIZE, FRAME_SIZE, Owner::El2Table(level));
+            }
+            let table =
+                frametable::FRAMETABLE_VA..frametable::FRAMETABLE_VA + frametable::FRAMETABLE_SIZE;
+            for leaf in root.walk.leaves.iter().filter(|l| table.contains(&l.va)) {
+                frames.claim(dump, leaf.pa, leaf.size(), Owner::FrameTable);
+            }
+        }
+        for stage2 in &self.stage2 {
+            let owner = stage2.id.map_or(Owner::StrayTable, Owner::Stage2Table);
+            for &mfn in stage2.walk.tables.keys() {
+                frames.claim(dump, mfn * FRAME_SIZE, FRAME_SIZE, owner);
+            }
+            for leaf in &stage2.walk.leaves {
+                frames.claim(
+                    dump,
+                    leaf.pa,
+                    leaf.size(),
+                    stage2.id.map_or(Owner::Unknown, Owner::Guest),
+                );
+            }
+        }
+        let Some(found) = &self.found else { return };
+        let mut claim =
+            |mfn: u64, owner| frames.claim(dump, mfn.saturating_mul(FRAME_SIZE), FRAME_SIZE, owner);
+        for domain in &found.domains {
+            domain
+                .tables
+                .iter()
+                .for_each(|&mfn| claim(mfn, Owner::Stage2Table(domain.id)));
+            domain
+                .pool
+                .iter()
+                .for_each(|&mfn| claim(mfn, Owner::TablePool(domain.id)));
+            domain
+                .own_pages
+                .iter()
+                .for_each(|p| claim(p.mfn, Owner::SeenBy(domain.id)));
+        }
+        let windows = found.fused.iter().filter_map(|f| f.windows.as_ref().ok());
+        windows
+            .flatten()
+            .for_each(|&mfn| claim(mfn, Owner::WindowTable));
+        // As many tables as any root (`p2m_allocate_root`, xen/arch/arm/mmu/p2m.c).
+        let roots = self.stage2_regime.map_or(1, |r| r.roots as u64);
+        let empty = found.empty_root.iter();
+        empty
+            .flat_map(|&mfn| mfn..mfn.saturating_add(roots))
+            .for_each(|mfn| claim(mfn, Owner::EmptyRoot));
+        for (i, table) in found.tables.iter().enumerate() {
+            if !found
+                .init
+                .is_some_and(|(from, to)| (from..to).contains(&table.region.va))
+            {
+                frames.claim(
+                    dump,
+                    table.pa,
+                    table.region.size,
+                    Owner::ImageTable(i as u16),
+                );
+            }
+        }
+        for (i, section) in found.sections.iter().enumerate() {
+            let init = found
+                .init
+                .is_some_and(|(from, to)| (from..to).contains(&section.region.va));
+            let owner = if init {
+                Owner::Init
+            } else {
+                Owner::Image(i as u16)
+            };
+            let start = section.pa & !(FRAME_SIZE - 1);
+            frames.claim(dump, start, section.pa - start + section.region.size, owner);
+        }
+        if let Some((start, end)) = found.xenheap {
+            frames.claim(
+                dump,
+                start * FRAME_SIZE,
+                (end - start) * FRAME_SIZE,
+                Owner::Xenheap,
+            );
+        }
+        frames.note(&found.noted);
+    }
+
+    pub(crate) fn protect_frames(&mut self) {
+        for stage2 in self.stage2.iter().filter(|s| s.protected) {
+            let Some(id) = stage2.id else { continue };
+            for leaf in &stage2.walk.leaves {
+                self.frames.protect(&self.dump, leaf.pa, leaf.size(), id);
+            }
+            // What it owns and its guest does not reach (given up, not yet freed) is its memory as well.
+            let xenheap = self.found.as_ref().and_then(|f| f.xenheap);
+            for (start, len) in self.dump.banks() {
+                let all = self.frames.runs(&self.dump, start, len, |f, i| {
+                    f.owner(i) == Owner::Owned(id)
+                });
+                for run in all {
+                    let own = xenheap.is_some_and(|(from, to)| (from..to).contains(&run.mfn));
+                    if !own {
+                        let (pa, len) = (run.mfn * FRAME_SIZE, run.count * FRAME_SIZE);
+                        self.frames.protect(&self.dump, pa, len, id);
+                    }
+                }
+            }
+            let frames = self.frames.count(|f, i| f.protected(i) == Some(id));
+            if frames == 0 {
+                self.unestablished.push(format!(
+                    "domain {id} is claimed to be protected, but its stage 2 reaches no memory"
+                ));
+            }
+        }
+        for domain in self.registers.domains.iter().filter(|d| d.protected) {
+            for mfn in &domain.shared_pages {
+                let why = "shared on purpose";
+                if self.frames.release(&self.dump, mfn.0, domain.id) {
+                    self.excluded.push(Excluded {
+                        domain: domain.id,
+                        mfn: *mfn,
+                        why,
+                    });
+                } else {
+                    self.unestablished.push(format!(
+                        "frame {mfn} is said to be shared by domain {}, but is not in its stage 2",
+                        domain.id
+                    ));
+                }
+            }
+        }
+        let Some(found) = &self.found else { return };
+        for domain in &found.domains {
+            for page in &domain.own_pages {
+                let inside = found
+                    .xenheap
+                    .is_none_or(|(start, end)| (start..end).contains(&page.mfn));
+                if inside && self.frames.release(&self.dump, page.mfn, domain.id) {
+                    self.excluded.push(Excluded {
+                        domain: domain.id,
+                        mfn: Hex(page.mfn),
+                        why: page.what,
+                    });
+                }
+            }
+        }
+    }
+}
