@@ -94,6 +94,27 @@ impl Findings {
         });
     }
 
+    /// A leaf as a whole, whatever it maps.
+    pub(crate) fn leaf(&mut self, audit: &Audit, root: &Root, leaf: &stage1::Leaf, what: String) {
+        let mfn = leaf.pa / FRAME_SIZE;
+        let owner = match audit.dump.frame_index(mfn) {
+            Some(index) => audit.owner_name(audit.frames.owner(index)),
+            None => "no memory in the dump".to_owned(),
+        };
+        self.violations.push(Violation {
+            rule: "",
+            vectors: &[],
+            what,
+            mfn: Some(Hex(mfn)),
+            frames: leaf.size() / FRAME_SIZE,
+            owner: Some(owner),
+            address: Some(Hex(leaf.va)),
+            walk: stage1::trace(&audit.dump, &root.regime, leaf.va),
+            cpus: root.cpus.clone(),
+        });
+    }
+
+    /// What has no frame: a register, an entry, a note of the fuse.
     pub(crate) fn plain(
         &mut self,
         what: String,

@@ -240,6 +240,15 @@ fn a_rule_without_its_facts_does_not_hold() {
 }
 
 #[test]
+fn an_image_without_sections_is_not_taken_for_clean() {
+    let mut machine = Machine::locked();
+    machine.xen().sections.clear();
+    let report = machine.check(Level::Lock);
+    let rule = report.rules.iter().find(|r| r.rule == "L8").unwrap();
+    assert!(!rule.holds && report.verdict != Verdict::Holds);
+}
+
+#[test]
 fn every_rule_has_a_fault() {
     for rule in RULES {
         let faults = || FAULTS.iter().chain(FURTHER).chain(SEAL_FAULTS);

@@ -3,9 +3,7 @@
 use super::reach::{each_mapped, translated_reach};
 use crate::audit::Audit;
 use crate::dump::FRAME_SIZE;
-use crate::hex::Hex;
 use crate::judge::Findings;
-use crate::stage1;
 
 pub(super) fn writable_and_executable(audit: &Audit, found: &mut Findings) {
     for root in &audit.roots {
@@ -15,13 +13,8 @@ pub(super) fn writable_and_executable(audit: &Audit, found: &mut Findings) {
             .iter()
             .filter(|l| l.writable && root.regime.executes(l))
         {
-            let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
-            let what = format!(
-                "{:#x} bytes at {:#x} are writable and executable, and WXN is off",
-                leaf.size(),
-                leaf.pa
-            );
-            found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
+            let what = "it is writable and executable, and WXN is off";
+            found.leaf(audit, root, leaf, what.into());
         }
     }
 }
@@ -36,13 +29,8 @@ pub(super) fn executable_with_writable_alias(audit: &Audit, found: &mut Findings
                 .map(|(_, _, count)| count)
                 .sum();
             if (inside as u64) * FRAME_SIZE != leaf.size() {
-                let what = format!(
-                    "{:#x} bytes at {:#x} can be executed from, but are not in the dump",
-                    leaf.size(),
-                    leaf.pa
-                );
-                let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
-                found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
+                let what = "it can be executed from, but is not all in the dump";
+                found.leaf(audit, root, leaf, what.into());
             }
         }
         for leaf in root
@@ -74,6 +62,7 @@ pub(super) fn read_only_with_writable_alias(audit: &Audit, found: &mut Findings)
         return;
     };
     let Some((first, last)) = sections.first().zip(sections.last()) else {
+        found.doubt("xen-syms has no sections: where the image is mapped is not known");
         return;
     };
     let image = first.region.va..last.region.va + last.region.size;

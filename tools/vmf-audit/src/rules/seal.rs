@@ -2,11 +2,9 @@
 
 use crate::audit::Audit;
 use crate::frames::Owner;
-use crate::hex::Hex;
 use crate::instructions::Effect;
 use crate::judge::Findings;
 use crate::scan::Place;
-use crate::stage1;
 
 /// The two that stay, each behind its check, and once.
 const VTTBR: &str = "MSR VTTBR_EL2";
@@ -79,14 +77,8 @@ pub(super) fn only_text(audit: &Audit, found: &mut Findings) {
                     va.wrapping_sub(s.region.va) == (run.mfn << 12).wrapping_sub(s.pa)
                 });
                 if !linked {
-                    let walk = stage1::trace(&audit.dump, &root.regime, va);
-                    let what = format!(
-                        "{} frame(s) from {:#x} ({}) can be executed from, and are not Xen's text at its own address",
-                        run.count,
-                        run.mfn,
-                        audit.owner_name(run.owner)
-                    );
-                    found.plain(what, root.cpus.clone(), Some(Hex(va)), walk);
+                    let what = "it can be executed from, and is not Xen's text at its own address";
+                    found.el2(audit, root, leaf, &run, what.into());
                 }
             }
         }

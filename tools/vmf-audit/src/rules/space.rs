@@ -5,7 +5,6 @@ use crate::audit::Audit;
 use crate::descriptor;
 use crate::frames::{Frames, Owner};
 use crate::fused::WINDOWS_VA;
-use crate::hex::Hex;
 use crate::judge::Findings;
 use crate::space::{FIXMAP, IDENTITY, VMAP};
 use crate::stage1::{self, Leaf};
@@ -20,8 +19,7 @@ pub(super) fn identity_map(audit: &Audit, found: &mut Findings) {
             } else {
                 continue;
             };
-            let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
-            found.plain(what.into(), root.cpus.clone(), Some(Hex(leaf.va)), walk);
+            found.leaf(audit, root, leaf, what.into());
         }
     }
 }
@@ -35,9 +33,7 @@ pub(super) fn windows_and_fixmap(audit: &Audit, found: &mut Findings) {
             .iter()
             .filter(|l| WINDOWS_VA.contains(&l.va))
         {
-            let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
-            let what = format!("a window maps {:#x}", leaf.pa);
-            found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
+            found.leaf(audit, root, leaf, "a window maps something".into());
         }
     }
     each_mapped(
@@ -125,12 +121,11 @@ pub(super) fn attributes(audit: &Audit, found: &mut Findings) {
                 }
             }
             if let Some(what) = what {
-                let walk = stage1::trace(&audit.dump, &root.regime, leaf.va);
                 let what = format!(
                     "entry {:#x} at level {}: {what}",
                     leaf.descriptor, leaf.level
                 );
-                found.plain(what, root.cpus.clone(), Some(Hex(leaf.va)), walk);
+                found.leaf(audit, root, leaf, what);
             }
         }
     }
