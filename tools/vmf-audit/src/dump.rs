@@ -147,6 +147,12 @@ impl Dump {
         self.bytes.as_slice().get(from..from + len)
     }
 
+    /// Where in the file a physical address is: for whoever makes a damaged copy of a dump.
+    pub fn file_offset(&self, pa: u64) -> Option<usize> {
+        let segment = self.segment(pa)?;
+        Some(segment.offset + (pa - segment.start) as usize)
+    }
+
     /// The 64-bit little-endian word at a physical address, if it is RAM.
     pub fn word(&self, pa: u64) -> Option<u64> {
         Some(u64::from_le_bytes(self.bytes_at(pa, 8)?.try_into().ok()?))

@@ -45,7 +45,7 @@ pub fn check(moment: &Moment, level: Level) -> Result<Report> {
 }
 
 /// The files of a moment that was recorded into `folder`.
-fn recorded(folder: &Path, name: &str) -> Moment {
+pub fn recorded(folder: &Path, name: &str) -> Moment {
     Moment {
         name: name.to_owned(),
         memory: folder.join(format!("memory-{name}.elf")),

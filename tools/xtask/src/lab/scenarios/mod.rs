@@ -4,6 +4,8 @@
 //! later ones may rely on what earlier ones did (the fuse cannot be unblown);
 //! each records its own result.
 //!
+//! - [`audit`]: what the verifier says of a real machine, and of damaged copies
+//!   of its dump
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
 //! - [`blown`]: a system after the blow: what its domains may still try
@@ -16,6 +18,7 @@
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
+mod audit;
 mod blown;
 mod calls;
 pub mod cost;
@@ -55,6 +58,7 @@ pub const GROUPS: [&[Group]; 9] = [
     memory::GROUPS,
     holders::GROUPS,
     open::GROUPS,
+    audit::GROUPS,
     partial::GROUPS,
     sealed::GROUPS,
     stale::GROUPS,
