@@ -52,7 +52,7 @@ pub struct Group {
 }
 
 /// All groups, the long ones first, so that they do not come last alone.
-pub const GROUPS: [&[Group]; 9] = [
+pub const GROUPS: &[&[Group]] = &[
     blown::GROUPS,
     calls::GROUPS,
     memory::GROUPS,

@@ -2,8 +2,10 @@
 //! could undo it, and what the gates still write is checked.
 
 use anyhow::{Context, Result, ensure};
+use vmf_audit::report::Level;
 
 use super::{Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, status, unchanged};
+use crate::lab::audit;
 use crate::lab::experiment::{self, Fuse};
 use crate::lab::gates::{End, Outcome};
 use crate::lab::profile::{Cpu, Guest, Scheduler};
@@ -61,6 +63,9 @@ const FORGED: [u64; 4] = [
     0,
 ];
 
+/// The audit's rule about calls of firmware.
+const FIRMWARE: &str = "S2";
+
 /// Commands in dom0 that keep timers, IPIs, the console and hypercalls busy.
 const LOAD: &str = "for i in 1 2; do (while [ ! -e /tmp/enough ]; do \
      vmf-probe version; vmf-probe evtchn; cat /sys/hypervisor/compilation/compiler; \
@@ -73,9 +78,25 @@ fn protected(session: &Session) -> Vec<u16> {
 fn seal_with(session: &mut Session, fuse: Fuse) -> Result<()> {
     let ids = protected(session);
     guests_go_on(session)?;
+    let before = session.moment("before", &ids)?;
+    audit::must_not_hold(&audit::check(&before, Level::Seal)?)?;
     experiment::blow_to(session, &ids, fuse)?;
     guests_go_on(session)?;
     dom0_goes_on(session)?;
+    let after = session.moment("after", &ids)?;
+    audit::must_hold(&audit::check(&after, Level::Lock)?)?;
+    let sealed = audit::check(&after, Level::Seal)?;
+    if fuse == Fuse::Seal {
+        audit::must_hold(&sealed)?;
+    } else {
+        // The calls of firmware, and nothing else, are what is missing.
+        let other = sealed.violations.iter().find(|one| one.rule != FIRMWARE);
+        ensure!(
+            !sealed.violations.is_empty() && other.is_none(),
+            "{other:?}: {}",
+            audit::sentence(&sealed)
+        );
+    }
     let firmware = fuse != Fuse::Seal;
     let status = status(session)?;
     ensure!(
