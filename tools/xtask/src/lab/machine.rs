@@ -20,7 +20,7 @@ use super::gdb::{CPSR, Gdb, PC};
 use super::layout;
 use super::profile::Profile;
 use super::qmp::Qmp;
-use super::touch::{Places, touch};
+use super::touch::{Places, Watch, touch};
 
 /// The EL2 registers that a moment records, by architectural name.
 pub const REGISTERS: [&str; 8] = [
@@ -194,6 +194,13 @@ impl Machine {
         gdb.detach()?;
         self.qmp.cont()?;
         Ok(reached)
+    }
+
+    /// Has the machine stop in its next lock; see [`Watch`].
+    pub fn watch(&mut self, places: Places) -> Result<Watch> {
+        self.qmp.stop()?;
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        Watch::new(Gdb::new(socket, ANSWER)?, self.cpus, places)
     }
 
     /// Stops a CPU at EL2 and has `visit` send it through the gates; see

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::json;
 
 use super::console::{Seen, Step};
@@ -14,7 +14,7 @@ use super::initramfs::{BEGIN, END, READY};
 use super::machine::Machine;
 use super::profile::Profile;
 use super::report::Report;
-use super::touch::Places;
+use super::touch::{Places, Reached};
 
 /// How long a command in dom0 may take unless it says otherwise.
 pub const COMMAND: Duration = Duration::from_secs(40);
@@ -376,6 +376,27 @@ impl Session {
             session.silence(start, "after the loads")?;
             session.focus(Some(0))?;
             Ok(reached)
+        })
+    }
+
+    /// Runs a command that locks, with loads from `addresses` on every CPU right
+    /// before the lock's first write and right after its last; see
+    /// [`super::touch::Watch`].
+    /// Returns the output, and what was reached before and after.
+    pub fn run_touched(
+        &mut self,
+        command: &str,
+        allowed: Duration,
+        addresses: &[u64],
+    ) -> Result<(Output, Reached, Reached)> {
+        let places = Places::find(&self.folder().join("xen-syms"))?;
+        let watch = self.machine.watch(places)?;
+        std::thread::scope(|scope| {
+            let touched = scope.spawn(|| watch.touch(addresses));
+            let output = self.run_within(command, allowed)?;
+            let touched = touched.join().map_err(|_| anyhow!("the watch panicked"))?;
+            let (before, after) = touched.context("all CPUs, in the lock")?;
+            Ok((output, before, after))
         })
     }
 

@@ -23,6 +23,10 @@ pub struct Places {
     load: u64,
     /// Its encoding, to see that it is still there.
     word: u32,
+    /// Called in the lock when all has been decided and nothing been done.
+    commit: u64,
+    /// Called next, when it is done, while all CPUs still wait.
+    done: u64,
 }
 
 /// LDR (immediate, unsigned offset 0), 64-bit: all bits but the registers.
@@ -36,18 +40,21 @@ impl Places {
         let bytes = std::fs::read(xen_syms)
             .with_context(|| format!("{}: cannot read", xen_syms.display()))?;
         let file = object::File::parse(&*bytes).context("xen-syms")?;
-        let stop = file
-            .symbols()
-            .find(|symbol| symbol.name() == Ok("gic_interrupt"))
-            .context("xen-syms has no gic_interrupt")?
-            .address();
+        let symbol = |name: &str| {
+            let mut symbols = file.symbols();
+            let found = symbols.find(|symbol| symbol.name() == Ok(name));
+            let found = found.with_context(|| format!("xen-syms has no {name}"))?;
+            Ok::<_, anyhow::Error>(found.address())
+        };
         let text = file
             .section_by_name(".text")
             .context("xen-syms has no .text")?;
         let data = text.data().context("xen-syms")?;
         let (index, word) = load(data).context("Xen has no plain load")?;
         Ok(Self {
-            stop,
+            stop: symbol("gic_interrupt")?,
+            commit: symbol("vmf_c_freeze_done")?,
+            done: symbol("vmf_c_now")?,
             load: text.address() + index,
             word,
         })
@@ -104,6 +111,55 @@ pub fn touch(
     gdb.interrupt()?;
     gdb.breakpoint(places.stop, false)?;
     Ok(reached.into_iter().flatten().collect())
+}
+
+/// A machine that is going to be stopped twice in the lock: when all has been
+/// decided and nothing been done, and when all has been done and the CPUs still
+/// wait. Later, what a guest does to EL1 registers would have emptied QEMU's
+/// TLBs.
+pub struct Watch {
+    gdb: Gdb,
+    cpus: u32,
+    places: Places,
+}
+
+/// For each CPU, which addresses a load has reached.
+pub type Reached = Vec<Vec<bool>>;
+
+impl Watch {
+    /// Lets the machine run up to the first place.
+    pub fn new(mut gdb: Gdb, cpus: u32, places: Places) -> Result<Self> {
+        gdb.breakpoint(places.commit, true)?;
+        gdb.resume()?;
+        Ok(Self { gdb, cpus, places })
+    }
+
+    /// Makes every CPU load from `addresses` at both places. Without these
+    /// loads at the first, nothing would be in the TLBs at the second.
+    pub fn touch(mut self, addresses: &[u64]) -> Result<(Reached, Reached)> {
+        let before = self.stop(self.places.commit, addresses)?;
+        self.gdb.breakpoint(self.places.done, true)?;
+        self.gdb.resume()?;
+        let after = self.stop(self.places.done, addresses)?;
+        self.gdb.detach()?;
+        Ok((before, after))
+    }
+
+    /// Waits until a CPU comes to `at`, and leaves it one instruction later.
+    fn stop(&mut self, at: u64, addresses: &[u64]) -> Result<Reached> {
+        let stopped = self.gdb.stopped()?;
+        self.gdb.breakpoint(at, false)?;
+        let mut reached = Vec::new();
+        for cpu in 0..self.cpus {
+            let mut each = Vec::new();
+            for address in addresses {
+                each.push(load_at(&mut self.gdb, &self.places, cpu, *address)?);
+            }
+            reached.push(each);
+        }
+        self.gdb.step(stopped)?;
+        Ok(reached)
+    }
 }
 
 /// Whether one load on one stopped CPU comes back.

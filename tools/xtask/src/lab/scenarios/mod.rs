@@ -27,8 +27,8 @@ mod holders;
 mod memory;
 mod open;
 mod partial;
-mod sealed;
-mod stale;
+pub mod sealed;
+pub mod stale;
 
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ fn canary_gets(session: &mut Session, action: &str, wanted: &str) -> Result<()> 
 }
 
 /// Every domU's canary goes on, its pattern intact.
-fn guests_go_on(session: &mut Session) -> Result<()> {
+pub fn guests_go_on(session: &mut Session) -> Result<()> {
     for id in super::experiment::domus(session) {
         session.beats(id, 2)?;
     }
@@ -162,7 +162,7 @@ fn guests_go_on(session: &mut Session) -> Result<()> {
 }
 
 /// dom0's hypercalls with pointers are answered.
-fn dom0_goes_on(session: &mut Session) -> Result<()> {
+pub fn dom0_goes_on(session: &mut Session) -> Result<()> {
     super::experiment::hypercalls(session).and_then(|count| {
         ensure!(count > 0, "none of dom0's hypercalls was answered");
         Ok(())

@@ -2,7 +2,7 @@
 //! or to a table still does, through the TLB neither.
 
 use anyhow::{Context, Result, ensure};
-use vmf_audit::report::Level;
+use vmf_audit::report::{Level, Report};
 
 use super::{CANARY, Group, LINUX, guests_go_on, unchanged};
 use crate::lab::audit;
@@ -19,11 +19,9 @@ pub const GROUPS: &[Group] = &[Group {
 /// How many addresses of each kind are tried.
 const EACH: usize = 3;
 
-fn stale(session: &mut Session) -> Result<()> {
-    guests_go_on(session)?;
-    let ids = [LINUX, CANARY];
-    let moment = session.moment("before", &ids)?;
-    let report = audit::check(&moment, Level::Lock)?;
+/// Addresses that lead to protected pages and tables before the blow, some of
+/// each kind, by what the audit of that moment has found.
+pub fn addresses(report: &Report) -> Result<Vec<u64>> {
     let of = |rule: &str, owner: &str| -> Vec<u64> {
         let found = report.violations.iter().filter(|violation| {
             violation.rule == rule
@@ -45,13 +43,44 @@ fn stale(session: &mut Session) -> Result<()> {
             .with_context(|| format!("before: no {owner} is mapped (rule {rule})"))?;
         addresses.extend(some);
     }
-    // The positive, which also brings all of them into every CPU's TLB.
+    Ok(addresses)
+}
+
+fn stale(session: &mut Session) -> Result<()> {
+    guests_go_on(session)?;
+    let ids = [LINUX, CANARY];
+    let moment = session.moment("before", &ids)?;
+    let addresses = addresses(&audit::check(&moment, Level::Lock)?)?;
+    // The positive, once before anything is done.
     let before = session.touch(&addresses)?;
     ensure!(
         before.iter().flatten().all(|reached| *reached),
         "before: not every CPU reaches {addresses:#x?}: {before:?}"
     );
-    experiment::blow(session, &ids)?;
+    session.must(&format!(
+        "vmfctl protect --yes {}",
+        experiment::arguments(&ids)
+    ))?;
+    // And for what is left, the tables, in the lock itself: right before its
+    // first write they come into every CPU's TLB.
+    let (output, within, done) =
+        session.run_touched("vmfctl lock --yes", experiment::BLOW, &addresses)?;
+    ensure!(output.code == 0, "vmfctl lock: {}", output.line());
+    for (cpu, each) in within.iter().enumerate() {
+        let reached = each.iter().filter(|reached| **reached).count();
+        ensure!(
+            reached >= EACH,
+            "CPU {cpu} reaches {reached} of {addresses:#x?} right before the lock writes"
+        );
+    }
+    for (cpu, each) in done.iter().enumerate() {
+        for (address, reached) in addresses.iter().zip(each) {
+            ensure!(
+                !reached,
+                "CPU {cpu} reaches {address:#x} right after the lock"
+            );
+        }
+    }
     for (cpu, each) in session.touch(&addresses)?.iter().enumerate() {
         for (address, reached) in addresses.iter().zip(each) {
             ensure!(!reached, "CPU {cpu} still reaches {address:#x}");
