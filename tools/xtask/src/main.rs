@@ -5,7 +5,8 @@
 //! `build` makes Xen ([`series`], [`tree`], [`xen`]) and what runs in its
 //! domains ([`guests`]) with the compilers that [`toolchain`] finds. `run`
 //! boots one profile under QEMU, `demo` blows the fuse and shows what changed
-//! (both [`lab`]), `test` judges all of it ([`suite`]). [`doctor`] says what
+//! (both [`lab`]), `test` judges all of it ([`suite`]), `mutants` judges the
+//! tests ([`mutants`]). [`doctor`] says what
 //! this machine lacks. [`patch`] puts the series into a Xen tree of one's own,
 //! [`headers`] keeps the C headers in step with Rust.
 
@@ -16,6 +17,7 @@ mod fetch;
 mod guests;
 mod headers;
 mod lab;
+mod mutants;
 mod patch;
 mod process;
 mod series;
@@ -81,6 +83,13 @@ enum Command {
         source: Source,
         #[command(flatten)]
         options: lab::RunOptions,
+    },
+    /// Build Xen with one deliberate fault at a time, and show what catches it
+    Mutants {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        options: mutants::Options,
     },
     /// Get Xen's source, the guests' kernel and all else that is not in the repository
     Fetch,
@@ -151,6 +160,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             let mut cases = Cases::new(filter);
             suite::run(&site, &mut cases)?;
             lab::suite(&site, &options, &mut cases)?;
+            mutants::suite(&site, &mut cases)?;
             Ok(cases.finish())
         }
         Command::Build { source, debug } => {
@@ -164,6 +174,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         } => {
             let (site, _lock) = source.site()?;
             lab::run(&site, &profile, &options)
+        }
+        Command::Mutants { source, options } => {
+            let (site, _lock) = source.site()?;
+            mutants::run(&site, &options)
         }
         Command::Fetch => {
             let (site, _lock) = Source { xen: None }.site()?;

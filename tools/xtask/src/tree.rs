@@ -195,6 +195,11 @@ pub fn update(from: &Tree, to: &Path, list: &Path) -> Result<()> {
     sync(&from.path, &stamp::files(&from.path, &|_| true)?, to, list)
 }
 
+/// The same for some of its files.
+pub fn update_some(from: &Tree, files: &[PathBuf], to: &Path, list: &Path) -> Result<()> {
+    sync(&from.path, files, to, list)
+}
+
 /// Copies those of `files` whose content differs, and removes from `to` what an
 /// earlier call copied and is no longer in `files`. `list` remembers them.
 fn sync(from: &Path, files: &[PathBuf], to: &Path, list: &Path) -> Result<()> {

@@ -128,6 +128,19 @@ pub fn build_tree(
     further: &[&str],
     name: &str,
 ) -> Result<Built> {
+    let own = site.root().join("xen-vmf");
+    build_with_crate(site, source, variant, further, &own, name)
+}
+
+/// The same with the crate in another place.
+pub fn build_with_crate(
+    site: &Site,
+    source: &Tree,
+    variant: &Variant,
+    further: &[&str],
+    crate_path: &Path,
+    name: &str,
+) -> Result<Built> {
     let fragment = variant.fragment(further);
     let directory = site.xen_work().join(name);
     let xen = directory.join("xen");
@@ -147,7 +160,7 @@ pub fn build_tree(
         .add("config", fragment.join("\n"));
     if let Some(toolchain) = &toolchain {
         inputs = inputs
-            .add("crate", crate_digest(site)?)
+            .add("crate", digest_of_crate(site, crate_path)?)
             .add("rust", toolchain.identity());
     }
     let digest = inputs.digest();
@@ -164,12 +177,17 @@ pub fn build_tree(
         &site.xen_work().join(format!("{name}.files")),
     )?;
     if has_crate {
-        link_crate(site, &directory)?;
+        link_crate(crate_path, &directory)?;
     }
     configure(site, &directory, &fragment)?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     process::logged(
-        make(site, &directory, toolchain.as_ref()).arg(format!("-j{jobs}")),
+        make(
+            site,
+            &directory,
+            toolchain.as_ref().map(|one| (one, crate_path)),
+        )
+        .arg(format!("-j{jobs}")),
         &format!("make of Xen ({name})"),
         &directory.join("make.log"),
     )?;
@@ -184,24 +202,25 @@ pub fn build_tree(
 
 /// Everything that the object of the crate is made of.
 pub fn crate_digest(site: &Site) -> Result<String> {
+    digest_of_crate(site, &site.root().join("xen-vmf"))
+}
+
+fn digest_of_crate(site: &Site, crate_path: &Path) -> Result<String> {
     let inputs = Inputs::new()
         .add("workspace", stamp::read(&site.root().join("Cargo.toml"))?)
         .add("lock", stamp::read(&site.root().join("Cargo.lock"))?);
     let wanted = |path: &Path| !path.starts_with("patches") && !path.starts_with("target");
-    Ok(inputs
-        .add_tree(&site.root().join("xen-vmf"), wanted)?
-        .digest())
+    Ok(inputs.add_tree(crate_path, wanted)?.digest())
 }
 
 /// Puts the crate where the series' Kbuild looks for it.
-fn link_crate(site: &Site, directory: &Path) -> Result<()> {
+fn link_crate(target: &Path, directory: &Path) -> Result<()> {
     let link = directory.join(CRATE_LINK);
-    let target = site.root().join("xen-vmf");
     if fs::read_link(&link).is_ok_and(|there| there == target) {
         return Ok(());
     }
     let _ = fs::remove_file(&link);
-    symlink(&target, &link).with_context(|| format!("cannot create {}", link.display()))
+    symlink(target, &link).with_context(|| format!("cannot create {}", link.display()))
 }
 
 /// Writes `.config`, if it is to be another than the last one.
@@ -257,7 +276,7 @@ fn lost<'a>(fragment: &'a [String], config: &str) -> Vec<&'a str> {
 }
 
 /// `make -C xen` for arm64, with the crate where a tool chain is given.
-fn make(site: &Site, directory: &Path, toolchain: Option<&Toolchain>) -> Command {
+fn make(site: &Site, directory: &Path, rust: Option<(&Toolchain, &Path)>) -> Command {
     let mut make = process::command("make");
     make.arg("-C")
         .arg(directory.join("xen"))
@@ -270,9 +289,9 @@ fn make(site: &Site, directory: &Path, toolchain: Option<&Toolchain>) -> Command
         "XEN_BUILD_HOST=lab",
         "XEN_DOMAIN=lab",
     ]);
-    if let Some(toolchain) = toolchain {
+    if let Some((toolchain, crate_path)) = rust {
         let path = |name: &str, path: &Path| format!("{name}={}", path.display());
-        make.arg(path("VMF_CRATE", &site.root().join("xen-vmf")))
+        make.arg(path("VMF_CRATE", crate_path))
             .arg(path("VMF_CARGO", toolchain.cargo()))
             .arg(path("VMF_TARGET_DIR", &site.bare_metal()))
             .arg(format!("VMF_CARGO_FLAGS={}", toolchain.flags().join(" ")))

@@ -73,6 +73,11 @@ impl Images {
         Ok(images)
     }
 
+    /// From now on `wanted` is this build.
+    pub fn replace_xen(&mut self, wanted: Xen, built: Built) {
+        self.xens.insert(wanted, built);
+    }
+
     /// The Xen of this profile.
     pub fn xen(&self, wanted: Xen) -> Result<&Built> {
         self.xens

@@ -11,7 +11,8 @@
 //! - [`session`]: what is asked of a booted system; [`audit`]: what its memory
 //!   says; [`report`]: what is kept
 //! - [`experiment`]: look, blow, look again; [`demo`] shows it, [`suite`] runs it
-//!   over the matrix of [`pairwise`] and adds single [`scenarios`]
+//!   over the matrix of [`pairwise`] and adds single [`scenarios`]; [`seeded`]
+//!   asks every oracle about a Xen with a fault in it
 
 mod audit;
 mod console;
@@ -30,6 +31,7 @@ mod profile;
 mod qmp;
 mod report;
 mod scenarios;
+mod seeded;
 mod session;
 mod stub;
 mod suite;
@@ -40,7 +42,9 @@ use clap::Args;
 
 pub use self::demo::demo;
 use self::images::Images;
+pub use self::profile::Cpu;
 use self::profile::Profile;
+pub use self::seeded::{Seeded, SeededSystem};
 use self::session::Session;
 pub use self::suite::suite;
 use crate::site::Site;

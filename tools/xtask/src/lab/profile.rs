@@ -67,7 +67,7 @@ fn gicv3() -> u32 {
 }
 
 /// CPUs that the lab knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cpu {
     /// 44-bit physical addresses.

@@ -224,7 +224,7 @@ fn located(folder: &Path, result: Result<()>) -> Result<()> {
 }
 
 /// A dump is as large as the machine's memory.
-fn remove_dumps(folder: &Path) -> Result<()> {
+pub fn remove_dumps(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).context("run")? {
         let path = entry.context("run")?.path();
         if path.extension().is_some_and(|extension| extension == "elf") {
