@@ -49,13 +49,17 @@ impl Places {
         let text = file
             .section_by_name(".text")
             .context("xen-syms has no .text")?;
+        // Behind the code that a sealed machine does not map.
+        let kept = symbol("__vmf_smc_end")?;
+        let skipped = usize::try_from(kept - text.address()).context("xen-syms")?;
         let data = text.data().context("xen-syms")?;
+        let data = data.get(skipped..).context("xen-syms: .text is short")?;
         let (index, word) = load(data).context("Xen has no plain load")?;
         Ok(Self {
             stop: symbol("gic_interrupt")?,
             commit: symbol("vmf_c_freeze_done")?,
             done: symbol("vmf_c_now")?,
-            load: text.address() + index,
+            load: kept + index,
             word,
         })
     }
