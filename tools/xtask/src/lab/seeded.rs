@@ -167,14 +167,14 @@ fn ask(
     if report.verdict != Verdict::Holds {
         spoken.insert(Oracle::Audit, audit::sentence(&report));
     }
-    if let Err(error) = afterwards(session) {
-        spoken.insert(stopped_by(&error), first_line(&error));
-        return Ok(());
-    }
     if system.seal
         && let Err(error) = sealed::gates_after(session)
     {
         spoken.insert(Oracle::Gates, first_line(&error));
+    }
+    // Last: it costs a domain.
+    if let Err(error) = afterwards(session) {
+        spoken.insert(stopped_by(&error), first_line(&error));
     }
     Ok(())
 }
