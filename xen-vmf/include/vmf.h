@@ -177,6 +177,12 @@
 #define XENVMF_feature_debug (1 << 1)
 
 /*
+ * Xen was built with attack primitives for tests (CONFIG_VMF_ATTACK): it
+ * must not be used for anything else.
+ */
+#define XENVMF_feature_attack (1 << 2)
+
+/*
  * Machine: EL2 leaves that the fuse has removed.
  */
 #define XENVMF_counter_leaves_removed 0

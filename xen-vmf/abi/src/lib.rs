@@ -128,6 +128,9 @@ pub const XENVMF_status_domain_hardware: u32 = 20;
 pub const XENVMF_feature_directmap: u32 = 1 << 0;
 /// Xen is a debug build.
 pub const XENVMF_feature_debug: u32 = 1 << 1;
+/// Xen was built with attack primitives for tests (`CONFIG_VMF_ATTACK`): it
+/// must not be used for anything else.
+pub const XENVMF_feature_attack: u32 = 1 << 2;
 
 /// Machine: EL2 leaves that the fuse has removed.
 pub const XENVMF_counter_leaves_removed: u32 = 0;
