@@ -29,10 +29,25 @@ pub struct Series(pub Vec<Patch>);
 impl Series {
     /// Reads the series for Xen 4.20.
     pub fn read(site: &Site) -> Result<Self> {
-        let directory = site.root().join("xen-vmf/patches/xen-4.20");
+        Self::of(&site.root().join("xen-vmf/patches/xen-4.20"))
+    }
+
+    /// The series and, behind it, the attack primitives of the lab, which
+    /// nobody but the lab ever applies.
+    pub fn with_attack(site: &Site) -> Result<Self> {
+        let mut series = Self::read(site)?;
+        let attack = Self::of(&site.root().join("xen-vmf/patches/xen-4.20-attack"))?;
+        if attack.0.is_empty() {
+            bail!("xen-vmf/patches/xen-4.20-attack has no patch");
+        }
+        series.0.extend(attack.0);
+        Ok(series)
+    }
+
+    fn of(directory: &Path) -> Result<Self> {
         let mut patches = Vec::new();
         // No directory is a series without patches.
-        for entry in fs::read_dir(&directory).into_iter().flatten() {
+        for entry in fs::read_dir(directory).into_iter().flatten() {
             let path = entry?.path();
             if path
                 .extension()

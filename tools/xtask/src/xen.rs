@@ -36,6 +36,8 @@ pub struct Variant {
     pub vmf: bool,
     /// CONFIG_DEBUG=y.
     pub debug: bool,
+    /// CONFIG_VMF_ATTACK=y, with the patch that has it (only with the fuse).
+    pub attack: bool,
 }
 
 impl Variant {
@@ -44,18 +46,28 @@ impl Variant {
         patched: true,
         vmf: true,
         debug: false,
+        attack: false,
     };
     /// With the fuse, debug build.
     pub const VMF_DEBUG: Self = Self {
         patched: true,
         vmf: true,
         debug: true,
+        attack: false,
+    };
+    /// With the fuse and the attack primitives of the lab, release build.
+    pub const ATTACK: Self = Self {
+        patched: true,
+        vmf: true,
+        debug: false,
+        attack: true,
     };
     /// As upstream made it, release build.
     pub const STOCK: Self = Self {
         patched: false,
         vmf: false,
         debug: false,
+        attack: false,
     };
 
     /// Name of its directory, with these further lines of configuration.
@@ -66,6 +78,9 @@ impl Variant {
             (true, false) => "off",
         }
         .to_owned();
+        if self.attack {
+            name.push_str("-attack");
+        }
         if self.debug {
             name.push_str("-debug");
         }
@@ -90,6 +105,9 @@ impl Variant {
         if self.patched {
             lines.push(choice("CONFIG_VMF", self.vmf));
         }
+        if self.attack {
+            lines.push(choice("CONFIG_VMF_ATTACK", true));
+        }
         lines.extend(further.iter().map(|&line| line.to_owned()));
         lines
     }
@@ -111,13 +129,31 @@ pub fn build(site: &Site, variant: &Variant) -> Result<Built> {
 
 /// The same with further lines of configuration, such as `CONFIG_HAS_ITS=y`.
 pub fn build_with(site: &Site, variant: &Variant, further: &[&str]) -> Result<Built> {
-    let stock = tree::stock(site)?;
-    let source = if variant.patched {
-        tree::patched(site, &stock, &Series::read(site)?, "patched")?
-    } else {
-        stock
-    };
+    let source = source(site, variant)?;
     build_tree(site, &source, variant, further, &variant.name(further))
+}
+
+/// The source of a variant.
+fn source(site: &Site, variant: &Variant) -> Result<Tree> {
+    let stock = tree::stock(site)?;
+    match (variant.patched, variant.attack) {
+        (false, _) => Ok(stock),
+        (true, false) => tree::patched(site, &stock, &Series::read(site)?, "patched"),
+        (true, true) => tree::patched(site, &stock, &Series::with_attack(site)?, "attack"),
+    }
+}
+
+/// Whether Xen's configuration accepts `lines` after its own defaults for a
+/// variant's source; builds nothing.
+pub fn accepts(site: &Site, variant: &Variant, lines: &[&str]) -> Result<bool> {
+    let directory = site.xen_work().join("configuration");
+    tree::update(
+        &source(site, variant)?,
+        &directory,
+        &site.xen_work().join("configuration.files"),
+    )?;
+    let lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
+    Ok(configured(site, &directory, &lines)?.is_empty())
 }
 
 /// Builds `variant` from `source` in the directory `name`.
@@ -225,6 +261,18 @@ fn link_crate(target: &Path, directory: &Path) -> Result<()> {
 
 /// Writes `.config`, if it is to be another than the last one.
 fn configure(site: &Site, directory: &Path, fragment: &[String]) -> Result<()> {
+    let lost = configured(site, directory, fragment)?;
+    if !lost.is_empty() {
+        bail!(
+            "Xen's configuration does not accept {}: a symbol is unknown to this tree, or depends on another",
+            lost.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The same; returns the lines that Xen's configuration does not accept.
+fn configured<'a>(site: &Site, directory: &Path, fragment: &'a [String]) -> Result<Vec<&'a str>> {
     let xen = directory.join("xen");
     let default = xen.join("arch/arm/configs/arm64_defconfig");
     let default = fs::read_to_string(&default)
@@ -244,14 +292,10 @@ fn configure(site: &Site, directory: &Path, fragment: &[String]) -> Result<()> {
     let result =
         fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
     let lost = lost(fragment, &result);
-    if !lost.is_empty() {
-        bail!(
-            "Xen's configuration does not accept {}: a symbol is unknown to this tree, or depends on another",
-            lost.join(", ")
-        );
+    if lost.is_empty() {
+        fs::write(&asked, wanted)?;
     }
-    fs::write(&asked, wanted)?;
-    Ok(())
+    Ok(lost)
 }
 
 /// Lines of the fragment that did not make it into the configuration. What is
@@ -312,12 +356,18 @@ mod tests {
             vmf: false,
             ..Variant::VMF
         };
-        let mut names: BTreeSet<String> = [Variant::VMF, Variant::VMF_DEBUG, Variant::STOCK, off]
-            .iter()
-            .map(|variant| variant.name(&[]))
-            .collect();
+        let mut names: BTreeSet<String> = [
+            Variant::VMF,
+            Variant::VMF_DEBUG,
+            Variant::ATTACK,
+            Variant::STOCK,
+            off,
+        ]
+        .iter()
+        .map(|variant| variant.name(&[]))
+        .collect();
         names.insert(Variant::VMF.name(&["CONFIG_HAS_ITS=y"]));
-        assert_eq!(names.len(), 5);
+        assert_eq!(names.len(), 6);
     }
 
     #[test]
@@ -332,6 +382,8 @@ mod tests {
         assert!(has(&Variant::VMF, "CONFIG_X=y"));
         assert!(has(&Variant::VMF, "# CONFIG_DEBUG is not set"));
         assert!(has(&Variant::VMF_DEBUG, "CONFIG_DEBUG=y"));
+        assert!(has(&Variant::ATTACK, "CONFIG_VMF_ATTACK=y"));
+        assert!(!has(&Variant::VMF, "CONFIG_VMF_ATTACK=y"));
         assert!(has(
             &Variant {
                 vmf: false,

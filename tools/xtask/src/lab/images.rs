@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::attack_symbols;
 use super::device_tree::{self, DomainFiles};
 use super::initramfs;
 use super::layout::{self, Layout};
@@ -21,12 +22,15 @@ use crate::xen::{self, Built, Variant};
 
 /// Programs of this project that dom0 gets.
 const DOM0_PROGRAMS: [&str; 2] = ["vmfctl", "vmf-probe"];
+/// What dom0 gets beside them where Xen has the attack primitives.
+const ATTACK_PROGRAM: &str = "vmf-attack";
 
 /// Everything that is booted, as files on the host.
 pub struct Images {
     root: PathBuf,
     kernel: PathBuf,
     dom0_ramdisk: PathBuf,
+    attack_ramdisk: Option<PathBuf>,
     domu_ramdisk: PathBuf,
     canary: PathBuf,
     xens: HashMap<Xen, Built>,
@@ -50,7 +54,7 @@ impl Images {
             .map(|(name, path)| (*name, path.as_path()))
             .collect();
         let dom0_ramdisk = folder.join("dom0.cpio");
-        let bytes = initramfs::dom0(&busybox, &kernel.modules, &programs)?;
+        let bytes = initramfs::dom0(&busybox, &kernel.modules, &programs, None)?;
         write(&dom0_ramdisk, &bytes)?;
 
         let domu_ramdisk = folder.join("domu.cpio");
@@ -61,6 +65,7 @@ impl Images {
             root: site.root().to_owned(),
             kernel: kernel.image,
             dom0_ramdisk,
+            attack_ramdisk: None,
             domu_ramdisk,
             canary: guests::bare_metal(site, "canary")?,
             xens: HashMap::new(),
@@ -69,6 +74,17 @@ impl Images {
             if let Entry::Vacant(place) = images.xens.entry(wanted) {
                 place.insert(xen::build_with(site, &variant(wanted), further(wanted))?);
             }
+        }
+        let attacked = images.xens.iter().find(|(xen, _)| xen.attack);
+        if let Some((_, built)) = attacked {
+            let symbols = attack_symbols::lines(&built.syms)?;
+            let attack = guests::linux(site, ATTACK_PROGRAM)?;
+            let mut programs = programs.clone();
+            programs.push((ATTACK_PROGRAM, &attack));
+            let bytes = initramfs::dom0(&busybox, &kernel.modules, &programs, Some(&symbols))?;
+            let path = folder.join("dom0-attack.cpio");
+            write(&path, &bytes)?;
+            images.attack_ramdisk = Some(path);
         }
         Ok(images)
     }
@@ -96,9 +112,13 @@ impl Images {
                 address: layout::XEN,
             }],
         };
+        let dom0_ramdisk = match &self.attack_ramdisk {
+            Some(ramdisk) if profile.xen.attack => ramdisk,
+            _ => &self.dom0_ramdisk,
+        };
         let dom0 = DomainFiles {
             kernel: places.add("dom0's kernel", &self.kernel)?,
-            ramdisk: Some(places.add("dom0's ramdisk", &self.dom0_ramdisk)?),
+            ramdisk: Some(places.add("dom0's ramdisk", dom0_ramdisk)?),
         };
         let mut nodes = String::new();
         for (index, domain) in profile.domains.iter().enumerate() {
@@ -189,6 +209,7 @@ fn variant(xen: Xen) -> Variant {
         patched: xen.fuse,
         vmf: xen.fuse,
         debug: xen.debug,
+        attack: xen.attack,
     }
 }
 

@@ -126,8 +126,14 @@ impl Archive {
     }
 }
 
-/// dom0's ramdisk: busybox, Xen's modules, and these programs in /bin.
-pub fn dom0(busybox: &Path, modules: &Path, programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
+/// dom0's ramdisk: busybox, Xen's modules, these programs in /bin, and what an
+/// attacker knows of Xen in /xen-symbols.
+pub fn dom0(
+    busybox: &Path,
+    modules: &Path,
+    programs: &[(&str, &Path)],
+    symbols: Option<&str>,
+) -> Result<Vec<u8>> {
     let mut archive = skeleton(busybox, DOM0_INIT)?;
     archive.directory("modules")?;
     for (index, module) in MODULES.iter().enumerate() {
@@ -136,6 +142,9 @@ pub fn dom0(busybox: &Path, modules: &Path, programs: &[(&str, &Path)]) -> Resul
     }
     for (name, path) in programs {
         archive.copy(&format!("bin/{name}"), path)?;
+    }
+    if let Some(symbols) = symbols {
+        archive.program("xen-symbols", symbols.as_bytes())?;
     }
     archive.finish()
 }

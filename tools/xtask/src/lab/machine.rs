@@ -82,7 +82,7 @@ impl Machine {
     /// the first byte on.
     pub fn start(profile: &Profile, loads: &[Load], folder: &Path) -> Result<Self> {
         let sockets = socket_folder()?;
-        let mut words = machine_arguments(profile, profile.cpus);
+        let mut words = machine_arguments(profile, profile.cpus + profile.hidden_cpus);
         for load in loads {
             words.push("-device".to_owned());
             words.push(format!(

@@ -14,6 +14,7 @@
 //!   over the matrix of [`pairwise`] and adds single [`scenarios`]; [`seeded`]
 //!   asks every oracle about a Xen with a fault in it
 
+mod attack_symbols;
 mod audit;
 mod console;
 mod demo;

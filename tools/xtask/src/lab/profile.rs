@@ -36,6 +36,10 @@ pub struct Profile {
     /// Version of the GIC: 2 or 3.
     #[serde(default = "gicv3")]
     pub gic: u32,
+    /// CPUs that the machine has and the device tree lacks: Xen does not know
+    /// them, and firmware can start them all the same.
+    #[serde(default)]
+    pub hidden_cpus: u32,
     /// Banks of RAM, in ascending order; what lies between two is not given to Xen.
     pub banks: Vec<Bank>,
     /// Scheduler.
@@ -109,6 +113,9 @@ pub struct Xen {
     /// CONFIG_HAS_ITS=y, and a machine that has an ITS.
     #[serde(default)]
     pub its: bool,
+    /// CONFIG_VMF_ATTACK=y: dom0 has the attack primitives, and `vmf-attack`.
+    #[serde(default)]
+    pub attack: bool,
 }
 
 /// The control domain: Linux.
@@ -217,7 +224,7 @@ impl Profile {
     /// Checks what the structure alone cannot promise.
     pub fn validate(&self) -> Result<()> {
         ensure!(
-            self.cpus > 0 && self.cpus + self.dead_cpus <= 8,
+            self.cpus > 0 && self.cpus + self.dead_cpus.max(self.hidden_cpus) <= 8,
             "cpus = {}, dead_cpus = {}: 1 to 8 are possible",
             self.cpus,
             self.dead_cpus

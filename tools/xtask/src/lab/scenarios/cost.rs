@@ -19,11 +19,13 @@ pub const XENS: [Xen; 2] = [
         fuse: false,
         debug: false,
         its: false,
+        attack: false,
     },
     Xen {
         fuse: true,
         debug: false,
         its: false,
+        attack: false,
     },
 ];
 /// Xen has loaded dom0's kernel when it says this.

@@ -1,0 +1,161 @@
+//! The blow, and who else is at work meanwhile (V21): two vCPUs of dom0 blow
+//! at the same time, while domains are created and destroyed.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use xenctrl_ffi::{Machine, State};
+
+use crate::Failure;
+use crate::lab::Lab;
+use crate::pin;
+
+/// How often one thread tries again after it was refused.
+const ROUNDS: u32 = 200;
+/// How long domains come and go before the blow begins.
+const HEAD_START: Duration = Duration::from_millis(400);
+/// And after it.
+const AFTERMATH: Duration = Duration::from_millis(400);
+
+/// What one thread was answered.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Side {
+    /// Domains that it protected itself.
+    pub protected: Vec<u16>,
+    /// It was the one that locked.
+    pub locked: bool,
+    /// What it was refused, in order, each message once.
+    pub refusals: Vec<String>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct Blow {
+    /// Threads that blew at the same time.
+    pub sides: Vec<Side>,
+    /// Domains created while it lasted, before Xen refused to.
+    pub created: u32,
+    /// Creations that Xen refused.
+    pub creations_refused: u32,
+    /// Milliseconds from the first command to the last answer.
+    pub milliseconds: u64,
+    /// State of the machine afterwards.
+    pub state: &'static str,
+    /// Every domain was protected once and the machine locked once.
+    pub whole: bool,
+}
+
+impl Side {
+    fn refused(&mut self, error: &xenctrl_ffi::Error) {
+        let text = error.to_string();
+        if !self.refusals.contains(&text) {
+            self.refusals.push(text);
+        }
+    }
+}
+
+fn side(number: usize, ids: &[u16], start: &Barrier) -> Result<Side, Failure> {
+    pin::to_cpu(number)?;
+    let machine = Machine::open().map_err(|error| Failure(error.to_string()))?;
+    let mut side = Side::default();
+    start.wait();
+    for &id in ids {
+        match machine.protect(Lab::dom_id(id)?) {
+            Ok(()) => side.protected.push(id),
+            Err(error) => side.refused(&error),
+        }
+    }
+    for _ in 0..ROUNDS {
+        match machine.lock() {
+            Ok(()) => side.locked = true,
+            Err(error) => side.refused(&error),
+        }
+        let status = machine.status();
+        let status = status.map_err(|error| Failure(error.to_string()))?;
+        if status.state == State::Locked {
+            break;
+        }
+    }
+    Ok(side)
+}
+
+fn come_and_go(stop: &AtomicBool, created: &AtomicU32, refused: &AtomicU32) {
+    while !stop.load(Ordering::Relaxed) {
+        let Ok((code, text)) = Lab::run("vmf-probe", &["create", "--pages", "4"]) else {
+            break;
+        };
+        let id = text
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("domain="));
+        match (code, id) {
+            (0, Some(id)) => {
+                created.fetch_add(1, Ordering::Relaxed);
+                let _ = Lab::run("vmf-probe", &["destroy", id]);
+            }
+            _ => {
+                refused.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Blows the fuse on `ids`; with `races`, twice at once and with domains that
+/// come and go.
+pub fn blow(lab: &Lab, ids: &[u16], races: bool) -> Result<Blow, Failure> {
+    let sides = if races { 2 } else { 1 };
+    let (stop, created, refused) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let barrier = Barrier::new(sides + 1);
+    let (results, milliseconds) = thread::scope(|scope| {
+        let churn = races.then(|| scope.spawn(|| come_and_go(&stop, &created, &refused)));
+        if races {
+            thread::sleep(HEAD_START);
+        }
+        let threads: Vec<_> = (0..sides)
+            .map(|number| {
+                let barrier = &barrier;
+                scope.spawn(move || side(number, ids, barrier))
+            })
+            .collect();
+        barrier.wait();
+        let begin = Instant::now();
+        let results: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+        let milliseconds = begin.elapsed().as_millis() as u64;
+        if let Some(churn) = churn {
+            thread::sleep(AFTERMATH);
+            stop.store(true, Ordering::Relaxed);
+            let _ = churn.join();
+        }
+        (results, milliseconds)
+    });
+    let sides = results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|_| Err(Failure("a thread has panicked".into()))))
+        .collect::<Result<Vec<Side>, Failure>>()?;
+    let state = lab
+        .machine
+        .status()
+        .map_err(|error| Failure(error.to_string()))?
+        .state;
+    let once = |id: &u16| {
+        sides
+            .iter()
+            .filter(|side| side.protected.contains(id))
+            .count()
+            == 1
+    };
+    let whole = state == State::Locked
+        && ids.iter().all(once)
+        && sides.iter().filter(|side| side.locked).count() == 1;
+    Ok(Blow {
+        sides,
+        created: created.into_inner(),
+        creations_refused: refused.into_inner(),
+        milliseconds,
+        state: state.name(),
+        whole,
+    })
+}
