@@ -31,7 +31,7 @@ const TEXT_WORDS: u64 = 16;
 pub const SP: usize = 31;
 
 /// `IOCTL_PRIVCMD_HYPERCALL`, see Linux, include/uapi/xen/privcmd.h.
-const IOCTL: libc::c_ulong = 0x0030_5000;
+const IOCTL: u32 = 0x0030_5000;
 
 #[repr(C)]
 struct Hypercall {
@@ -93,6 +93,11 @@ impl Registers {
     pub fn x0(&self) -> u64 {
         self.0[0]
     }
+
+    /// x0 to x28.
+    pub fn get(&self, index: usize) -> Option<u64> {
+        self.0.get(index).copied()
+    }
 }
 
 /// The way to Xen.
@@ -120,7 +125,7 @@ impl Primitive {
         }
     }
 
-    /// Any hypercall: all 64 bits of its result, errors as negative numbers.
+    /// Any hypercall: its result, errors as negative numbers.
     ///
     /// # Safety
     /// Whatever memory the hypercall reads or writes by its arguments is valid
@@ -128,20 +133,10 @@ impl Primitive {
     pub unsafe fn hypercall(&self, op: u64, arguments: [u64; 5]) -> i64 {
         let call = Hypercall { op, arguments };
         // SAFETY: the ioctl reads `call`; the caller answers for the rest.
-        // syscall() and not ioctl(), whose result has 32 bits.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_ioctl,
-                self.0.as_raw_fd() as libc::c_long,
-                IOCTL,
-                &raw const call,
-            )
-        };
-        if result != -1 {
-            return result;
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), IOCTL as _, &raw const call) };
+        if result >= 0 {
+            return result.into();
         }
-        // -1 is also what a result of -1 looks like; errno tells them apart
-        // from all others between -4095 and -1.
         -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(1))
     }
 
@@ -151,8 +146,11 @@ impl Primitive {
         unsafe { self.hypercall(HYPERCALL, [cmd, a, b, c, 0]) }
     }
 
+    /// Linux hands out 32 bits of a hypercall's result, so values come in
+    /// three pieces.
     fn result(&self, item: u64) -> u64 {
-        self.raw([RESULT, item, 0, 0]) as u64
+        let piece = |word| (self.raw([RESULT, item, word, 0]) as u64 & 0x7fff_ffff) << (31 * word);
+        piece(0) | piece(1) | piece(2)
     }
 
     fn end(&self, status: i64) -> Result<(), Stop> {

@@ -21,6 +21,15 @@ impl Code {
         (self.words[0] & 0x1f) as usize
     }
 
+    /// The register into which the code behind it puts SCTLR_EL2, if it does.
+    pub fn reads_sctlr(&self) -> Option<usize> {
+        let mrs = self
+            .words
+            .iter()
+            .find(|word| *word & !0x1f == MRS_SCTLR_EL2)?;
+        Some((mrs & 0x1f) as usize)
+    }
+
     /// The instruction behind it.
     pub fn next(&self) -> Option<u32> {
         self.words.get(1).copied()
@@ -39,6 +48,8 @@ impl Code {
     }
 }
 
+/// `mrs x0, sctlr_el2`.
+const MRS_SCTLR_EL2: u32 = 0xd53c_1000;
 /// `ret`.
 const RET: u32 = 0xd65f_03c0;
 

@@ -10,6 +10,8 @@ use crate::tables::{self, Found};
 
 /// Where a guest's RAM begins (GUEST_RAM0_BASE, public/arch-arm.h).
 const RAM: u64 = 0x4000_0000;
+/// How far behind that the secret is: canaries fill what follows their image.
+const SECRET: u64 = 0x40_5000;
 /// Bits of VTTBR_EL2 that hold the address.
 const BADDR: u64 = 0x0000_ffff_ffff_fffe;
 
@@ -115,14 +117,14 @@ impl Domain {
 }
 
 impl Victim {
-    /// Looks into a domain whose canary has this seed. The word in the middle
-    /// of its RAM must be the canary's, or what follows would prove nothing.
+    /// Looks into a domain whose canary has this seed. The word that
+    /// is taken must be the canary's, or what follows would prove nothing.
     pub fn find(lab: &mut Lab, id: u16, seed: u64) -> Result<Self, Failure> {
         let domain = Domain::find(lab, id)?;
-        let (secret, entry) = domain.page(lab, RAM + domain.pages / 2 * PAGE)?;
+        let (secret, entry) = domain.page(lab, RAM + SECRET)?;
         let next = lab.read_physical(secret.maddr + 8)?;
         // The pattern begins on some page before it.
-        let start = (1..=domain.pages / 2)
+        let start = (1..SECRET / PAGE)
             .map(|page| secret.gpa - page * PAGE)
             .find(|start| {
                 let index = ((secret.gpa - start) / 8) as usize;

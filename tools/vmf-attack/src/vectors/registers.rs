@@ -64,15 +64,15 @@ impl Root {
     }
 
     /// Puts a root into TTBR0_EL2 of a CPU with Xen's own instruction. Returns
-    /// the registers that this leaves.
+    /// SCTLR_EL2, which the code behind it reads.
     fn load(lab: &Lab, cpu: u32, root: u64) -> Result<u64, Stop> {
         let Some(code) = lab.symbols.clean("msr-ttbr0_el2") else {
             return Err(Stop::Refused(i64::from(libc::ENOENT)));
         };
         let registers = [(code.register(), root)];
         let left = lab.primitive.jump(cpu, code.address, &registers)?;
-        // What follows reads SCTLR_EL2 into x0, in both places that there are.
-        Ok(left.x0())
+        let sctlr = code.reads_sctlr().and_then(|index| left.get(index));
+        Ok(sctlr.unwrap_or_default())
     }
 }
 
@@ -179,6 +179,10 @@ impl Vector for Sctlr {
             Ok(sctlr) => sctlr,
             Err(stop) => return Ok(Outcome::Failed(stop.to_string())),
         };
+        if sctlr & MMU == 0 {
+            Root::load(lab, cpu, lab.root)?;
+            return Ok(Outcome::NotAttempted("SCTLR_EL2 is not known".into()));
+        }
         let secret = lab.victim().secret;
         let registers = [
             (msr.register(), sctlr & !MMU),
