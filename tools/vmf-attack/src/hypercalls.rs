@@ -19,8 +19,6 @@ const SYSCTL_INTERFACE: u64 = 0x15;
 pub const CPU_HOTPLUG: u64 = 11;
 /// `XEN_SYSCTL_livepatch_op`.
 pub const LIVEPATCH: u64 = 27;
-/// `XEN_SYSCTL_page_offline_op`.
-pub const PAGE_OFFLINE: u64 = 14;
 
 fn call(primitive: &Primitive, op: u64, arguments: [u64; 5]) -> i64 {
     // SAFETY: the callers pass addresses of pages that they own, each large

@@ -30,8 +30,6 @@ pub struct Domain {
     pub root_level: u32,
     /// VTTBR_EL2, as a context switch loads it.
     pub vttbr: u64,
-    /// Pages.
-    pub pages: u64,
 }
 
 /// A page of a domain.
@@ -75,7 +73,7 @@ impl Domain {
     pub fn find(lab: &mut Lab, id: u16) -> Result<Self, Failure> {
         let of = |path: &str| lab.symbols.member("domain", path);
         let (next, number) = (of("next_in_list")?, of("domain_id")?);
-        let (pages, vcpu) = (of("tot_pages")?, of("vcpu")?);
+        let vcpu = of("vcpu")?;
         let vttbr = of("arch.p2m.vttbr")?;
         let mut structure = lab.read(lab.symbols.symbol("domain_list")?)?;
         while structure != 0 {
@@ -90,7 +88,6 @@ impl Domain {
                     root: vttbr & BADDR,
                     root_level: level,
                     vttbr,
-                    pages: lab.read(structure + pages)? & 0xffff_ffff,
                 });
             }
             structure = lab.read(structure + next)?;

@@ -31,7 +31,6 @@ pub fn all() -> Vec<Box<dyn Vector>> {
         Box::new(Subsystem("livepatch")),
         Box::new(Subsystem("CPU hotplug")),
         Box::new(Subsystem("kexec")),
-        Box::new(Subsystem("page offlining")),
     ]
 }
 
@@ -219,8 +218,7 @@ impl Vector for Subsystem {
         let title = match self.0 {
             "livepatch" => "dom0 asks for livepatch (sysctl)",
             "CPU hotplug" => "dom0 asks for CPU hotplug (sysctl)",
-            "kexec" => "dom0 asks for kexec (hypercall)",
-            _ => "dom0 asks for page offlining (sysctl)",
+            _ => "dom0 asks for kexec (hypercall)",
         };
         facts("V16", title, Attacker::Hypercalls, Level::Lock)
     }
@@ -229,8 +227,7 @@ impl Vector for Subsystem {
         let answer = match self.0 {
             "livepatch" => hypercalls::sysctl(&lab.primitive, hypercalls::LIVEPATCH)?,
             "CPU hotplug" => hypercalls::sysctl(&lab.primitive, hypercalls::CPU_HOTPLUG)?,
-            "kexec" => hypercalls::kexec(&lab.primitive)?,
-            _ => hypercalls::sysctl(&lab.primitive, hypercalls::PAGE_OFFLINE)?,
+            _ => hypercalls::kexec(&lab.primitive)?,
         };
         let absent = [libc::ENOSYS, libc::EOPNOTSUPP].map(|errno| -i64::from(errno));
         Ok(if absent.contains(&answer) {

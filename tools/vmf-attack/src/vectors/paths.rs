@@ -13,6 +13,8 @@ const REFERENCE: &str = "8";
 const GRANTED: &str = "word=0x63616e6172790000";
 /// First frame of a guest's memory.
 const RAM_GFN: u64 = 0x4_0000;
+/// Where a domain that was created gets further memory.
+const NEW_GFN: u64 = RAM_GFN + 0x1000;
 /// Pages of a domain that is to get what another one gave up.
 const PAGES: u64 = 16;
 /// Marks a page that is given up.
@@ -28,7 +30,7 @@ pub fn all() -> Vec<Box<dyn Vector>> {
         Box::new(Probe(Call::Copy)),
         Box::new(Exchange),
         Box::new(Altp2m),
-        Box::new(Decrease),
+        Box::new(Decrease::default()),
         Box::new(Destroy),
     ]
 }
@@ -170,42 +172,54 @@ impl Vector for Altp2m {
     }
 }
 
-/// Creates a domain and looks for `mark` in the memory that it was given.
-fn given_to_another(mark: u64) -> Result<Outcome, Failure> {
-    let pages = PAGES.to_string();
+/// The id in what `vmf-probe create` prints.
+fn created(text: &str) -> Option<String> {
+    let mut words = text.split_whitespace();
+    words.find_map(|word| word.strip_prefix("domain=").map(str::to_owned))
+}
+
+fn create() -> Result<Result<String, String>, Failure> {
+    let pages = (2 * PAGES).to_string();
     let (code, text) = Lab::run("vmf-probe", &["create", "--pages", &pages])?;
-    let id = text
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("domain="))
-        .map(str::to_owned);
-    let (0, Some(id)) = (code, id) else {
-        return Ok(Outcome::Failed(format!(
-            "no domain gets new memory: {text}"
-        )));
-    };
+    Ok(match (code, created(&text)) {
+        (0, Some(id)) => Ok(id),
+        _ => Err(format!("no domain is created: {text}")),
+    })
+}
+
+/// Gives a domain pages at a frame, and looks for `mark` in them.
+fn given_to(id: &str, at: u64, mark: u64) -> Result<Outcome, Failure> {
+    let (frame, pages) = (format!("{at:#x}"), PAGES.to_string());
+    let (code, text) = Lab::run("vmf-probe", &["populate", id, &frame, &pages])?;
+    if code != 0 {
+        return Ok(Outcome::Failed(format!("d{id} gets no memory: {text}")));
+    }
     let wanted = format!("word={mark:#018x}");
-    let mut outcome = Outcome::Failed(format!("none of d{id}'s {PAGES} pages has the mark"));
     for page in 0..PAGES {
-        let gfn = format!("{:#x}", RAM_GFN + page);
-        let (_, text) = Lab::run("vmf-probe", &["foreign-map", &id, &gfn])?;
+        let gfn = format!("{:#x}", at + page);
+        let (_, text) = Lab::run("vmf-probe", &["foreign-map", id, &gfn])?;
         if text.contains(&wanted) {
-            outcome = Outcome::Success(format!("page {page} of the new d{id}: {text}"));
-            break;
+            return Ok(Outcome::Success(format!(
+                "in a page that d{id} gets: {text}"
+            )));
         }
     }
-    Lab::run("vmf-probe", &["destroy", &id])?;
-    Ok(outcome)
+    Ok(Outcome::Failed(format!(
+        "none of d{id}'s {PAGES} new pages has the mark"
+    )))
 }
 
 /// A page that is taken from a running domain is not scrubbed before another
-/// domain gets it.
-struct Decrease;
+/// domain gets it. That one is there before the page is taken: its tables and
+/// structures want pages too.
+#[derive(Default)]
+struct Decrease(Option<String>);
 
 impl Vector for Decrease {
     fn facts(&self) -> Facts {
         facts(
             "V06",
-            "dom0 takes a page from a domain (XENMEM_decrease_reservation), and a new domain gets it with what is in it",
+            "dom0 takes a page from a domain (XENMEM_decrease_reservation), and another gets it with what is in it",
             Attacker::Hypercalls,
             Level::Lock,
         )
@@ -222,6 +236,10 @@ impl Vector for Decrease {
         };
         let gfn = format!("{:#x}", page.gfn());
         if lab.phase == Phase::Before {
+            self.0 = match create()? {
+                Ok(id) => Some(id),
+                Err(why) => return Ok(Outcome::Failed(why)),
+            };
             let word = format!("{mark:#x}");
             let (code, text) =
                 Lab::run("vmf-probe", &["foreign-map", &id, &gfn, "--write", &word])?;
@@ -229,11 +247,18 @@ impl Vector for Decrease {
                 return Ok(Outcome::Failed(text));
             }
         }
+        let Some(another) = &self.0 else {
+            return Ok(Outcome::NotAttempted("there is no other domain".into()));
+        };
         let (code, text) = Lab::run("vmf-probe", &["decrease", &id, &gfn])?;
         if code != 0 {
             return Ok(Outcome::Failed(text));
         }
-        Ok(match given_to_another(mark)? {
+        let at = match lab.phase {
+            Phase::Before => NEW_GFN,
+            Phase::After => NEW_GFN + PAGES,
+        };
+        Ok(match given_to(another, at, mark)? {
             Outcome::Failed(why) => Outcome::Failed(format!("Xen says {text}; {why}")),
             other => other,
         })
@@ -256,20 +281,16 @@ impl Vector for Destroy {
     fn attempt(&mut self, lab: &mut Lab) -> Result<Outcome, Failure> {
         let (id, mark) = match lab.phase {
             Phase::Before => {
-                let pages = PAGES.to_string();
-                let (_, text) = Lab::run("vmf-probe", &["create", "--pages", &pages])?;
-                let Some(id) = text
-                    .split_whitespace()
-                    .find_map(|w| w.strip_prefix("domain="))
-                else {
-                    return Ok(Outcome::Failed(text));
+                let id = match create()? {
+                    Ok(id) => id,
+                    Err(why) => return Ok(Outcome::Failed(why)),
                 };
                 for page in 0..PAGES {
                     let gfn = format!("{:#x}", RAM_GFN + page);
                     let word = format!("{MARK:#x}");
-                    Lab::run("vmf-probe", &["foreign-map", id, &gfn, "--write", &word])?;
+                    Lab::run("vmf-probe", &["foreign-map", &id, &gfn, "--write", &word])?;
                 }
-                (id.to_owned(), MARK)
+                (id, MARK)
             }
             Phase::After => {
                 let other = lab.expendable();
@@ -277,7 +298,13 @@ impl Vector for Destroy {
             }
         };
         let (_, text) = Lab::run("vmf-probe", &["destroy", &id])?;
-        Ok(match given_to_another(mark)? {
+        let another = match create()? {
+            Ok(another) => another,
+            Err(why) => return Ok(Outcome::Failed(format!("Xen says {text}; {why}"))),
+        };
+        let outcome = given_to(&another, NEW_GFN, mark)?;
+        Lab::run("vmf-probe", &["destroy", &another])?;
+        Ok(match outcome {
             Outcome::Failed(why) => Outcome::Failed(format!("Xen says {text}; {why}")),
             other => other,
         })
