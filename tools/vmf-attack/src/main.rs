@@ -94,7 +94,6 @@ fn attack(run: &Run) -> Result<u8, Failure> {
         ));
     }
     pin::to_cpu(0)?;
-    memory::catch_aborts()?;
     let mut lab = Lab::open(Symbols::read(&run.symbols)?)?;
     let seed = run.expendable_seed.unwrap_or(run.seed);
     lab.look(

@@ -1,8 +1,8 @@
 //! Memory of this process in dom0 whose machine address is known, and other
-//! addresses of dom0's through `/dev/mem`, whose aborts are caught.
+//! addresses of dom0's through `/dev/mem`, which may abort.
 #![allow(
     unsafe_code,
-    reason = "memory by physical address, and a signal handler around one load"
+    reason = "memory by physical address, and a child that may die of it"
 )]
 
 use std::fs::{File, OpenOptions};
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::Failure;
 
@@ -121,40 +121,39 @@ pub struct Window {
     address: *const u64,
 }
 
-/// Aborts that the handler has stepped over.
-static ABORTS: AtomicU64 = AtomicU64::new(0);
-
-extern "C" fn aborted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    ABORTS.fetch_add(1, Ordering::SeqCst);
-    #[cfg(target_arch = "aarch64")]
-    {
-        let context: *mut libc::ucontext_t = context.cast();
-        // SAFETY: the kernel passes the context of the interrupted thread,
-        // which executed the one load of `Window::load`; it is stepped over.
-        unsafe { (*context).uc_mcontext.pc += 4 };
+/// Does something in a child, which what it does may kill: Linux ends a
+/// process with SIGKILL for the aborts that Xen injects. `None` if it did.
+pub fn in_child(work: impl FnOnce() -> u64) -> Result<Option<u64>, Failure> {
+    let failed = |what: &str| Failure::io(what, &io::Error::last_os_error());
+    let mut pipe = [0; 2];
+    // SAFETY: the call fills the array.
+    if unsafe { libc::pipe(pipe.as_mut_ptr()) } != 0 {
+        return Err(failed("pipe"));
     }
-    #[cfg(not(target_arch = "aarch64"))]
-    {
-        let _ = context;
-        std::process::abort();
-    }
-}
-
-/// Installs the handler for loads that abort.
-pub fn catch_aborts() -> Result<(), Failure> {
-    // SAFETY: all zero is a valid sigaction; the handler is async-signal-safe.
-    let done = unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = aborted as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO;
-        [libc::SIGBUS, libc::SIGSEGV]
-            .iter()
-            .all(|signal| libc::sigaction(*signal, &raw const action, ptr::null_mut()) == 0)
-    };
-    if done {
-        Ok(())
-    } else {
-        Err(Failure::io("sigaction", &io::Error::last_os_error()))
+    let [from, to] = pipe;
+    // SAFETY: no other thread runs in this process at this time.
+    match unsafe { libc::fork() } {
+        -1 => return Err(failed("fork")),
+        0 => {
+            let value = work().to_le_bytes();
+            // SAFETY: 8 bytes, an open descriptor; the child ends here.
+            unsafe {
+                libc::write(to, value.as_ptr().cast(), value.len());
+                libc::_exit(0);
+            }
+        }
+        child => {
+            let mut value = [0u8; 8];
+            // SAFETY: 8 bytes, descriptors and a child of this function's own.
+            let count = unsafe {
+                libc::close(to);
+                let count = libc::read(from, value.as_mut_ptr().cast(), value.len());
+                libc::close(from);
+                libc::waitpid(child, ptr::null_mut(), 0);
+                count
+            };
+            Ok((count == 8).then(|| u64::from_le_bytes(value)))
+        }
     }
 }
 
@@ -187,25 +186,12 @@ impl Window {
         })
     }
 
-    /// Reads a word; `None` where the load aborts.
-    pub fn load(&self, index: usize) -> Option<u64> {
+    /// Reads a word. Where nothing answers this is the end of the process, see
+    /// [`in_child`].
+    pub fn load(&self, index: usize) -> u64 {
         assert!(index < WORDS);
-        let before = ABORTS.load(Ordering::SeqCst);
         // SAFETY: inside the page that is mapped as long as `self`.
-        let address = unsafe { self.address.add(index) };
-        let value: u64;
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: one load, which the handler steps over if it aborts.
-        unsafe {
-            std::arch::asm!("mov {v}, #0", "ldr {v}, [{a}]", v = out(reg) value, a = in(reg) address,
-                options(nostack));
-        }
-        #[cfg(not(target_arch = "aarch64"))]
-        {
-            // SAFETY: as above; never used but on arm64.
-            value = unsafe { address.read_volatile() };
-        }
-        (ABORTS.load(Ordering::SeqCst) == before).then_some(value)
+        unsafe { self.address.add(index).read_volatile() }
     }
 
     /// Writes 32 bits of a device, big-endian as fw_cfg wants them.

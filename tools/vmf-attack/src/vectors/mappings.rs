@@ -94,6 +94,23 @@ fn change(lab: &Lab, va: u64) -> Result<(), String> {
 struct Window(Vec<u64>);
 
 impl Window {
+    /// Past map_domain_page(), which would say that it is mapped already. The
+    /// user gives the slot back at once; what is in it stays.
+    fn fill(&mut self, lab: &Lab) -> Result<(), Failure> {
+        let map = lab.symbols.symbol("vmf_window_map")?;
+        let unmap = lab.symbols.symbol("vmf_window_unmap")?;
+        let windows = lab.symbols.symbol("vmf_windows")?;
+        self.0.clear();
+        for cpu in 0..lab.cpus {
+            let window = lab.read(windows + 8 * u64::from(cpu))?;
+            let mfn = lab.victim().secret.mfn();
+            let va = lab.primitive.call(cpu, map, &[window, mfn])?;
+            lab.primitive.call(cpu, unmap, &[window, va])?;
+            self.0.push(va);
+        }
+        Ok(())
+    }
+
     fn read_all(&self, lab: &Lab) -> Outcome {
         let mut each = Vec::new();
         for va in &self.0 {
@@ -119,20 +136,12 @@ impl Vector for Window {
         if lab.phase == Phase::After {
             return Ok(self.read_all(lab));
         }
-        // Past map_domain_page(), which would say that it is mapped already.
-        let map = lab.symbols.symbol("vmf_window_map")?;
-        let windows = lab.symbols.symbol("vmf_windows")?;
-        for cpu in 0..lab.cpus {
-            let window = lab.read(windows + 8 * u64::from(cpu))?;
-            let va = lab
-                .primitive
-                .call(cpu, map, &[window, lab.victim().secret.mfn()])?;
-            self.0.push(va);
-        }
+        self.fill(lab)?;
         Ok(self.read_all(lab))
     }
 
     fn touch(&mut self, lab: &mut Lab) -> Result<(), Failure> {
+        self.fill(lab)?;
         self.read_all(lab);
         Ok(())
     }

@@ -7,7 +7,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::stage2::{dom0_reads, foothold};
+use super::stage2::{dom0_reads, dom0_reads_after, foothold};
 use super::{Attacker, Facts, Level, Outcome, Vector, facts};
 use crate::Failure;
 use crate::lab::{Lab, Phase};
@@ -25,6 +25,9 @@ const MMU: u64 = 1;
 const VM: u64 = 1;
 /// Long enough for dom0's vCPU to be switched away and back.
 const SWITCH: Duration = Duration::from_millis(60);
+
+/// How often what depends on where a vCPU runs is tried.
+const ATTEMPTS: u32 = 5;
 
 pub fn all() -> Vec<Box<dyn Vector>> {
     vec![
@@ -304,34 +307,31 @@ impl Vector for VttbrCode {
             ));
         };
         let value = stage2.vttbr(lab);
-        let outcome = on_every_cpu(lab, &msr, value, |lab| {
-            dom0_reads(lab, stage2.ipa, "other VTTBR_EL2")
-        })?;
+        let outcome = on_this_cpu(lab, &msr, value, stage2.ipa, "other VTTBR_EL2")?;
         thread::sleep(SWITCH);
         lab.flush_guests()?;
         Ok(outcome)
     }
 }
 
-/// Writes a register of every CPU, one after the other, and looks after each:
-/// dom0 runs on one of them, and Linux does not say on which.
-fn on_every_cpu(
+/// Writes a register of the CPU that dom0's first vCPU runs on, which this
+/// process is bound to, and has dom0 read right after.
+fn on_this_cpu(
     lab: &Lab,
     msr: &crate::symbols::Code,
     value: u64,
-    look: impl Fn(&Lab) -> Result<Outcome, Failure>,
+    ipa: u64,
+    what: &str,
 ) -> Result<Outcome, Failure> {
     let mut each = Vec::new();
-    let processor = lab.symbols.member("vcpu", "processor")?;
+    let processor = lab.own().vcpu + lab.symbols.member("vcpu", "processor")?;
     // A vCPU may move between the question and the jump: then again.
-    for _ in 0..5 {
-        let cpu = lab.read(lab.own().vcpu + processor)? as u32;
-        let registers = [(msr.register(), value)];
-        if let Err(stop) = lab.primitive.jump(cpu, msr.address, &registers) {
-            each.push(Outcome::Failed(stop.to_string()));
-            break;
-        }
-        let outcome = look(lab)?;
+    for _ in 0..ATTEMPTS {
+        let outcome = dom0_reads_after(lab, ipa, what, || {
+            let cpu = lab.read(processor)? as u32;
+            let registers = [(msr.register(), value)];
+            lab.primitive.jump(cpu, msr.address, &registers).map(drop)
+        })?;
         let done = matches!(outcome, Outcome::Success(_));
         each.push(outcome);
         if done {
@@ -398,9 +398,8 @@ impl Vector for HcrCode {
         };
         let at = lab.own().vcpu + lab.symbols.member("vcpu", "arch.hcr_el2")?;
         let hcr = lab.read(at)?;
-        let outcome = on_every_cpu(lab, &msr, hcr & !VM, |lab| {
-            dom0_reads(lab, lab.victim().secret.maddr, "no stage 2")
-        })?;
+        let ipa = lab.victim().secret.maddr;
+        let outcome = on_this_cpu(lab, &msr, hcr & !VM, ipa, "no stage 2")?;
         thread::sleep(SWITCH);
         lab.flush_guests()?;
         Ok(outcome)

@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 29] = [
+const SYMBOLS: [&str; 30] = [
     "_start",
     "access_guest_memory_by_gpa",
     "alloc_xenheap_pages",
@@ -40,6 +40,7 @@ const SYMBOLS: [&str; 29] = [
     "vmf_frozen",
     "vmf_system_slot",
     "vmf_window_map",
+    "vmf_window_unmap",
     "vmf_windows",
     "xen_fixmap",
     "xen_pgtable",
