@@ -235,6 +235,8 @@ pub struct MachineStatus {
     pub debug: bool,
     /// Xen can call firmware (`SMC`); a full seal takes that away.
     pub firmware_calls: bool,
+    /// Xen has attack primitives for tests built in (`CONFIG_VMF_ATTACK`).
+    pub attack: bool,
     /// Number of protected domains.
     pub protected_domains: u64,
     /// First machine address of the xenheap.
@@ -472,6 +474,7 @@ impl Machine {
             debug: has(abi::XENVMF_feature_debug),
             firmware_calls: self.item(None, abi::XENVMF_status_firmware_calls, "firmware calls")?
                 != 0,
+            attack: has(abi::XENVMF_feature_attack),
             protected_domains: self.item(
                 None,
                 abi::XENVMF_status_protected_domains,

@@ -62,10 +62,18 @@ fn side(number: usize, ids: &[u16], start: &Barrier) -> Result<Side, Failure> {
     let machine = Machine::open().map_err(|error| Failure(error.to_string()))?;
     let mut side = Side::default();
     start.wait();
+    let failed = |error: xenctrl_ffi::Error| Failure(error.to_string());
     for &id in ids {
-        match machine.protect(Lab::dom_id(id)?) {
-            Ok(()) => side.protected.push(id),
-            Err(error) => side.refused(&error),
+        // Refused where the other side has done it, or is about to: nobody
+        // locks before every domain is protected.
+        for _ in 0..ROUNDS {
+            match machine.protect(Lab::dom_id(id)?) {
+                Ok(()) => side.protected.push(id),
+                Err(error) => side.refused(&error),
+            }
+            if machine.domain(Lab::dom_id(id)?).map_err(failed)?.protected {
+                break;
+            }
         }
     }
     for _ in 0..ROUNDS {
@@ -73,9 +81,7 @@ fn side(number: usize, ids: &[u16], start: &Barrier) -> Result<Side, Failure> {
             Ok(()) => side.locked = true,
             Err(error) => side.refused(&error),
         }
-        let status = machine.status();
-        let status = status.map_err(|error| Failure(error.to_string()))?;
-        if status.state == State::Locked {
+        if machine.status().map_err(failed)?.state == State::Locked {
             break;
         }
     }

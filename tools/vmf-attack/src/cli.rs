@@ -28,6 +28,9 @@ pub enum Command {
     Run(Run),
     /// Say whether this Xen has the attack primitives
     Probe,
+    /// Change data that a context switch loads, for good: on a locked machine Xen stops over it
+    #[command(after_help = "Example: vmf-attack stop --with vttbr --victim 2")]
+    Stop(Stop),
 }
 
 /// Options of `run`.
@@ -60,9 +63,6 @@ pub struct Run {
     /// Nobody else blows, creates or destroys at the same time
     #[arg(long)]
     pub no_races: bool,
-    /// When all is reported, write this once more and let Xen stop over it
-    #[arg(long, value_enum)]
-    pub stop_with: Option<StopWith>,
     /// What is known of Xen
     #[arg(long, default_value = "/xen-symbols")]
     pub symbols: PathBuf,
@@ -79,6 +79,20 @@ pub struct Run {
 pub enum Claim {
     /// Everything that `lock` closes.
     Lock,
+}
+
+/// Options of `stop`.
+#[derive(Args, Debug)]
+pub struct Stop {
+    /// What to change
+    #[arg(long, value_enum)]
+    pub with: StopWith,
+    /// The domain whose stage 2 dom0 is to get
+    #[arg(long, value_name = "ID")]
+    pub victim: u16,
+    /// What is known of Xen
+    #[arg(long, default_value = "/xen-symbols")]
+    pub symbols: PathBuf,
 }
 
 /// Data whose change ends the system, as it should.

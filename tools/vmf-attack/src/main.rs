@@ -35,6 +35,7 @@ use crate::primitive::{Primitive, Stop};
 use crate::report::{Report, Row};
 use crate::symbols::Symbols;
 use crate::vectors::{Outcome, Vector};
+use crate::victim::Domain;
 
 /// Why the attack could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Probe => probe(),
         Command::Run(run) => attack(&run),
+        Command::Stop(stop) => change_for_good(&stop),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -144,9 +146,6 @@ fn attack(run: &Run) -> Result<u8, Failure> {
         rows,
     };
     show(run, &report)?;
-    if let Some(what) = run.stop_with {
-        stop(&mut lab, what)?;
-    }
     Ok(report.code())
 }
 
@@ -165,14 +164,17 @@ fn show(run: &Run, report: &Report) -> Result<(), Failure> {
 const NOTICE: Duration = Duration::from_secs(5);
 
 /// Writes what a context switch loads; Xen is to stop before it loads it.
-fn stop(lab: &mut Lab, what: StopWith) -> Result<(), Failure> {
-    let own = lab.own();
-    let (at, value) = match what {
+fn change_for_good(stop: &cli::Stop) -> Result<u8, Failure> {
+    let mut lab = Lab::open(Symbols::read(&stop.symbols)?)?;
+    let own = Domain::find(&mut lab, 0)?;
+    let victim = Domain::find(&mut lab, stop.victim)?;
+    let (at, value) = match stop.with {
         StopWith::Vttbr => {
             let member = lab.symbols.member("domain", "arch.p2m.vttbr")?;
-            // Another root: the victim's own.
-            let root = lab.victim().domain.root;
-            (own.structure + member, own.vttbr & (0xffff << 48) | root)
+            (
+                own.structure + member,
+                own.vttbr & (0xffff << 48) | victim.root,
+            )
         }
         StopWith::Hcr => {
             let at = own.vcpu + lab.symbols.member("vcpu", "arch.hcr_el2")?;
@@ -186,5 +188,5 @@ fn stop(lab: &mut Lab, what: StopWith) -> Result<(), Failure> {
     lab.primitive.store(0, at, value)?;
     thread::sleep(NOTICE);
     println!("vmf-attack: Xen did not notice");
-    Ok(())
+    Ok(1)
 }

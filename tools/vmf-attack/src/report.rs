@@ -186,6 +186,19 @@ impl Report {
                 blow.state,
                 if blow.whole { "whole" } else { "NOT WHOLE" },
             );
+            for side in &blow.sides {
+                let _ = writeln!(
+                    text,
+                    "      protected {:?}, {}, refused: {}",
+                    side.protected,
+                    if side.locked {
+                        "locked"
+                    } else {
+                        "did not lock"
+                    },
+                    side.refusals.join("; ")
+                );
+            }
         }
         for (id, verdict) in &self.claims {
             let _ = writeln!(text, "{id}: {}", verdict.word());

@@ -73,6 +73,7 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
                 "directmap": status.directmap,
                 "debug": status.debug,
                 "firmware_calls": status.firmware_calls,
+                "attack_primitives": status.attack,
                 "protected_domains": status.protected_domains,
                 "xenheap": {
                     "start": format!("{:#x}", status.xenheap_start),
@@ -96,6 +97,12 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
         println!("         {text}");
     }
     print_machine(&status, &interface, context.machine.transport());
+    if status.attack {
+        println!(
+            "WARNING  attack primitives are built in (CONFIG_VMF_ATTACK): dom0 can read, write and call all of Xen.\n         \
+             This build is for the tests of the fuse. Use one without the option."
+        );
+    }
     for (name, value) in counters.iter().filter(|(_, value)| *value != 0) {
         println!("         {value:>12} {name}");
     }

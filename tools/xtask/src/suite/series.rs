@@ -22,6 +22,10 @@ use crate::xen::{self, Variant};
 /// would move everything behind it.
 const NO_CONFIG_IN_IMAGE: &[&str] = &["# CONFIG_HYPFS_CONFIG is not set"];
 
+/// Name of the case about the lab's own patch.
+const ATTACK_OPTION: &str =
+    "series: attack primitives need a patch of their own, EXPERT and UNSUPPORTED";
+
 /// All cases of the series.
 pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     let series = Series::read(site)?;
@@ -29,6 +33,7 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
         "series: git am",
         "series: patch",
         "series: code unchanged without the fuse",
+        ATTACK_OPTION,
     ];
     if !needed.iter().any(|name| cases.wants(name))
         && series.0.iter().all(|patch| !cases.wants(&patch.name))
@@ -73,6 +78,38 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
             object::same_text(&one.syms, &other.syms)
         },
     );
+    cases.case(ATTACK_OPTION, || attack_option(site, &series));
+    Ok(())
+}
+
+/// The option is in no tree that is patched for use, and Xen's configuration
+/// takes it only together with what marks a build as not for use.
+fn attack_option(site: &Site, series: &Series) -> Result<()> {
+    const WANTED: [&str; 4] = [
+        "CONFIG_EXPERT=y",
+        "CONFIG_UNSUPPORTED=y",
+        "CONFIG_VMF=y",
+        "CONFIG_VMF_ATTACK=y",
+    ];
+    if series
+        .0
+        .iter()
+        .any(|patch| patch.text.contains("VMF_ATTACK_"))
+    {
+        bail!("a patch of the series has the attack primitives");
+    }
+    if xen::accepts(site, &Variant::VMF, &WANTED)? {
+        bail!("Xen with the series alone knows CONFIG_VMF_ATTACK");
+    }
+    if !xen::accepts(site, &Variant::ATTACK, &WANTED)? {
+        bail!("Xen with the lab's patch does not accept CONFIG_VMF_ATTACK");
+    }
+    for without in &WANTED[..3] {
+        let others: Vec<&str> = WANTED.into_iter().filter(|line| line != without).collect();
+        if xen::accepts(site, &Variant::ATTACK, &others)? {
+            bail!("Xen accepts CONFIG_VMF_ATTACK without {without}");
+        }
+    }
     Ok(())
 }
 

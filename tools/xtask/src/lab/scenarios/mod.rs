@@ -6,6 +6,7 @@
 //!
 //! - [`audit`]: what the verifier says of a real machine, and of damaged copies
 //!   of its dump
+//! - [`attack`]: the attackers of the threat model, before and after
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
 //! - [`blown`]: a system after the blow: what its domains may still try
@@ -19,6 +20,7 @@
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
 mod audit;
+mod attack;
 mod blown;
 mod calls;
 pub mod cost;
@@ -53,6 +55,7 @@ pub struct Group {
 
 /// All groups, the long ones first, so that they do not come last alone.
 pub const GROUPS: &[&[Group]] = &[
+    attack::GROUPS,
     blown::GROUPS,
     calls::GROUPS,
     memory::GROUPS,

@@ -1,0 +1,261 @@
+//! The attackers of the threat model, on a Xen that gives dom0 their
+//! primitives (`CONFIG_VMF_ATTACK`): every vector is tried before the blow and
+//! after it, and each that level `lock` claims is a case of its own.
+//!
+//! What `vmf-attack` reports is kept in the run's folder as `attacks.json`.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, state_is};
+use crate::lab::demux::Source;
+use crate::lab::profile::{Domain, Guest, Profile, Xen};
+use crate::lab::session::{COMMAND, Session};
+
+/// The groups of this file.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "attack",
+        system: |profile| system(profile, true),
+        tests: &[
+            ("banner", banner),
+            ("status-warns", warning),
+            ("guest-has-no-primitives", guest),
+            ("run", run),
+            ("V01", |s| closed(s, "V01")),
+            ("V02", |s| closed(s, "V02")),
+            ("V03", |s| closed(s, "V03")),
+            ("V04", |s| closed(s, "V04")),
+            ("V05", |s| closed(s, "V05")),
+            ("V06", |s| closed(s, "V06")),
+            ("V07", |s| closed(s, "V07")),
+            ("V08", |s| closed(s, "V08")),
+            ("V11", |s| closed(s, "V11")),
+            ("V12", |s| closed(s, "V12")),
+            ("V15", |s| absent(s, "V15")),
+            ("V16", |s| absent(s, "V16")),
+            ("V18", |s| absent(s, "V18")),
+            ("V20", |s| absent(s, "V20")),
+            ("V22", |s| closed(s, "V22")),
+            ("V23", |s| closed(s, "V23")),
+            ("V24", |s| closed(s, "V24")),
+            ("open-until-seal", open),
+            ("guests-go-on", guests),
+            ("V11-other-stage-2-stops-xen", |s| {
+                stops(s, "vttbr", "VTTBR_EL2")
+            }),
+        ],
+    },
+    Group {
+        name: "attack-directmap-no",
+        system: |profile| system(profile, false),
+        tests: &[
+            ("run", run),
+            ("V01-is-not-there-to-begin-with", |s| uncounted(s, "V01")),
+            ("V02", |s| closed(s, "V02")),
+            ("V03", |s| closed(s, "V03")),
+            ("V04", |s| closed(s, "V04")),
+            ("V07", |s| closed(s, "V07")),
+            ("V11", |s| closed(s, "V11")),
+            ("V12", |s| closed(s, "V12")),
+            ("guests-go-on", guests),
+            ("V12-no-stage-2-stops-xen", |s| stops(s, "hcr", "HCR_EL2")),
+        ],
+    },
+];
+
+/// Before and after, under emulation on a busy host.
+const RUN: Duration = Duration::from_secs(200);
+/// A second canary, whose memory is given away and which is destroyed.
+const EXPENDABLE: u16 = 3;
+const SEED: &str = "seed=0x0ddba11";
+/// The banner of the build option.
+const BANNER: &str = "ATTACK PRIMITIVES BUILT IN";
+/// What `vmf-attack` keeps in dom0, and where its report is put here.
+const REPORT: &str = "attacks.json";
+
+fn system(profile: &mut Profile, directmap: bool) {
+    profile.xen = Xen {
+        fuse: true,
+        debug: false,
+        attack: true,
+    };
+    profile.directmap = directmap;
+    profile.hidden_cpus = 1;
+    profile.dom0.vcpus = 2;
+    profile.deadline = 420;
+    let canaries = |domain: &&Domain| domain.guest == Guest::Canary;
+    if let Some(canary) = profile.domains.iter().find(canaries).cloned() {
+        profile.domains.push(Domain {
+            arguments: SEED.to_owned(),
+            ..canary
+        });
+    }
+}
+
+fn banner(session: &mut Session) -> Result<()> {
+    session.wait_xen(BANNER, COMMAND).map(drop)
+}
+
+fn warning(session: &mut Session) -> Result<()> {
+    ends(session, "vmfctl status", 0, &["attack primitives"])?;
+    let status = super::status(session)?;
+    ensure!(
+        status["attack_primitives"] == true,
+        "vmfctl status --json does not say that the primitives are there: {status}"
+    );
+    Ok(())
+}
+
+/// Only the control domain has them.
+fn guest(session: &mut Session) -> Result<()> {
+    ends(session, "vmf-attack probe", 0, &[])?;
+    session.beats(CANARY, 1)?;
+    canary_gets(session, "protect", "-1 EPERM")?;
+    canary_gets(session, "lock", "-1 EPERM")
+}
+
+/// The seed of a canary, as the profile gives it.
+fn seed(session: &Session, id: u16) -> Result<String> {
+    let domains = &session.report.profile.domains;
+    let domain = domains.get(usize::from(id) - 1);
+    let words = domain.map_or("", |domain| domain.arguments.as_str());
+    let seed = words
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("seed="));
+    seed.map(str::to_owned)
+        .with_context(|| format!("domain {id} has no seed"))
+}
+
+fn run(session: &mut Session) -> Result<()> {
+    for id in [LINUX, CANARY, EXPENDABLE] {
+        session.beats(id, 2)?;
+    }
+    // What grant mappings and copies are tried on.
+    let line = canary(session, "grant")?;
+    ensure!(line.starts_with("ref 8 "), "canary: grant: {line}");
+    let command = format!(
+        "vmf-attack run --victim {CANARY} --seed {} --expendable {EXPENDABLE} --expendable-seed {} \
+         --protect {LINUX},{CANARY},{EXPENDABLE} --blow --no-races --json 2>/tmp/progress >/tmp/{REPORT}; \
+         code=$?; tail -n 1 /tmp/progress; (exit $code)",
+        seed(session, CANARY)?,
+        seed(session, EXPENDABLE)?
+    );
+    let output = session.run_within(&command, RUN)?;
+    let json = session.must(&format!("cat /tmp/{REPORT}"))?;
+    let report: Value = serde_json::from_str(&json).with_context(|| {
+        format!(
+            "vmf-attack gives no report, exit code {}: {}",
+            output.code,
+            output.line()
+        )
+    })?;
+    let text = serde_json::to_string_pretty(&report)?;
+    fs::write(session.folder().join(REPORT), text).context(REPORT)?;
+    ensure!(
+        report["blow"]["whole"] == true,
+        "the blow: {}",
+        report["blow"]
+    );
+    ensure!(
+        matches!(output.code, 0 | 1 | 3),
+        "vmf-attack: exit code {}: {}",
+        output.code,
+        output.line()
+    );
+    state_is(session, "locked")
+}
+
+fn report(session: &Session) -> Result<Value> {
+    let path = session.folder().join(REPORT);
+    let text = fs::read_to_string(&path).context("vmf-attack has left no report")?;
+    serde_json::from_str(&text).context(REPORT)
+}
+
+/// The rows of a vector, claimed by level `lock` or not.
+fn rows(report: &Value, id: &str, claimed: bool) -> Vec<Value> {
+    let rows = report["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    let these = rows
+        .iter()
+        .filter(|row| row["id"] == id && row["claimed"] == claimed);
+    these.cloned().collect()
+}
+
+fn is(session: &Session, id: &str, wanted: &str) -> Result<()> {
+    let report = report(session)?;
+    let verdict = &report["claims"][id];
+    if verdict == wanted {
+        return Ok(());
+    }
+    let rows = rows(&report, id, true);
+    let odd = rows.iter().find(|row| row["verdict"] == *verdict);
+    bail!(
+        "{id} is {verdict}, and not {wanted}: {}",
+        odd.unwrap_or(&Value::Null)
+    )
+}
+
+/// It succeeded before, and does not now.
+fn closed(session: &mut Session, id: &str) -> Result<()> {
+    is(session, id, "closed")
+}
+
+/// The machine has nothing to attack, and the report says why.
+fn absent(session: &mut Session, id: &str) -> Result<()> {
+    is(session, id, "not-applicable")?;
+    for row in rows(&report(session)?, id, true) {
+        let why = row["after"]["seen"].as_str().unwrap_or_default();
+        ensure!(!why.is_empty(), "{id} says not why: {row}");
+    }
+    Ok(())
+}
+
+/// It did not succeed before, so nothing is claimed for it.
+fn uncounted(session: &mut Session, id: &str) -> Result<()> {
+    is(session, id, "not-counted")
+}
+
+/// What level `lock` does not close shows as open, and not as something else.
+fn open(session: &mut Session) -> Result<()> {
+    let report = report(session)?;
+    for id in ["V09", "V10", "V11", "V12", "V13", "V14", "V15"] {
+        let rows = rows(&report, id, false);
+        ensure!(!rows.is_empty(), "{id} has no attempt with L3");
+        for row in rows {
+            ensure!(row["verdict"] == "open", "{id} is not open: {row}");
+        }
+    }
+    Ok(())
+}
+
+fn guests(session: &mut Session) -> Result<()> {
+    for id in [LINUX, CANARY] {
+        session.beats(id, 2)?;
+    }
+    dom0_goes_on(session)
+}
+
+/// Data that a context switch loads is changed for good: Xen stops before it
+/// loads it. The last thing that this machine does.
+fn stops(session: &mut Session, what: &str, register: &str) -> Result<()> {
+    session.expect_crash();
+    let start = session.look(|seen| seen.streams.lines.len())?;
+    let command = format!("vmf-attack stop --with {what} --victim {CANARY}");
+    // dom0 does not come back from this.
+    let _ = session.run_within(&command, Duration::from_secs(10));
+    session.wait_xen("Manual reset required", COMMAND)?;
+    let lines: Vec<String> = session.look(|seen| {
+        let lines = seen.streams.lines[start..].iter();
+        let xen = lines.filter(|line| line.source == Source::Xen);
+        xen.map(|line| line.text.clone()).collect()
+    })?;
+    let said = |word: &str| lines.iter().any(|line| line.contains(word));
+    ensure!(
+        said("VMF: ") && said(register),
+        "Xen did not stop over {register}: {lines:?}"
+    );
+    Ok(())
+}
