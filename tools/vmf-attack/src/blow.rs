@@ -40,6 +40,9 @@ pub struct Blow {
     pub created: u32,
     /// Creations that Xen refused.
     pub creations_refused: u32,
+    /// What Xen says to a blow while mappings of the attacker's are left, if it
+    /// refuses; nothing has changed then.
+    pub refused_first: Option<String>,
     /// Milliseconds from the first command to the last answer.
     pub milliseconds: u64,
     /// State of the machine afterwards.
@@ -109,9 +112,33 @@ fn come_and_go(stop: &AtomicBool, created: &AtomicU32, refused: &AtomicU32) {
     }
 }
 
+/// Protects a domain of which the attacker has left mappings. `Some` if Xen
+/// refuses, and then nothing may have changed.
+pub fn refusal(lab: &Lab, id: u16) -> Result<Option<String>, Failure> {
+    let id = Lab::dom_id(id)?;
+    let Err(error) = lab.machine.protect(id) else {
+        return Ok(None);
+    };
+    let failed = |error: xenctrl_ffi::Error| Failure(error.to_string());
+    let state = lab.machine.status().map_err(failed)?.state;
+    let protected = lab.machine.domain(id).map_err(failed)?.protected;
+    if state != State::Open || protected {
+        return Err(Failure(format!(
+            "{error}, but the state is {}",
+            state.name()
+        )));
+    }
+    Ok(Some(error.to_string()))
+}
+
 /// Blows the fuse on `ids`; with `races`, twice at once and with domains that
 /// come and go.
-pub fn blow(lab: &Lab, ids: &[u16], races: bool) -> Result<Blow, Failure> {
+pub fn blow(
+    lab: &Lab,
+    ids: &[u16],
+    races: bool,
+    refused_first: Option<String>,
+) -> Result<Blow, Failure> {
     let sides = if races { 2 } else { 1 };
     let (stop, created, refused) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
     let barrier = Barrier::new(sides + 1);

@@ -214,6 +214,14 @@ impl Vector for Make {
         }
         Ok(())
     }
+
+    fn tidy(&mut self, lab: &mut Lab) -> Result<(), Failure> {
+        if let Some(va) = self.left.filter(|_| self.function == "vmap") {
+            let vunmap = lab.symbols.symbol("vunmap")?;
+            lab.primitive.call(0, vunmap, &[va])?;
+        }
+        Ok(())
+    }
 }
 
 /// `set_fixmap()`, whose mapping is left at the blow.
@@ -244,6 +252,12 @@ impl Vector for Fixmap {
             ]));
         }
         Ok(lab.secret_at(va, "set_fixmap()"))
+    }
+
+    fn tidy(&mut self, lab: &mut Lab) -> Result<(), Failure> {
+        let clear = lab.symbols.symbol("clear_fixmap")?;
+        lab.primitive.call(0, clear, &[FIXMAP_SLOT])?;
+        Ok(())
     }
 }
 

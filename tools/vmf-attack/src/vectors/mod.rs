@@ -124,6 +124,15 @@ pub trait Vector {
     fn touch(&mut self, _: &mut Lab) -> Result<(), Failure> {
         Ok(())
     }
+
+    /// Takes away what it has left for the time after the blow, where the blow
+    /// is refused because of it.
+    ///
+    /// # Errors
+    /// As for [`Vector::attempt`].
+    fn tidy(&mut self, _: &mut Lab) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// Every vector, in the order of the threat model. Those after the blow run in

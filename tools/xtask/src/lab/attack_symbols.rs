@@ -13,11 +13,12 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 30] = [
+const SYMBOLS: [&str; 32] = [
     "_start",
     "access_guest_memory_by_gpa",
     "alloc_xenheap_pages",
     "boot_pgtable",
+    "clear_fixmap",
     "cur_mediator",
     "directmap_base_pdx",
     "directmap_virt_start",
@@ -42,6 +43,7 @@ const SYMBOLS: [&str; 30] = [
     "vmf_window_map",
     "vmf_window_unmap",
     "vmf_windows",
+    "vunmap",
     "xen_fixmap",
     "xen_pgtable",
 ];
