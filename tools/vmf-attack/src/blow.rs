@@ -173,20 +173,25 @@ pub fn blow(
         .status()
         .map_err(|error| Failure(error.to_string()))?
         .state;
-    let once = |id: &u16| {
-        sides
-            .iter()
-            .filter(|side| side.protected.contains(id))
-            .count()
-            == 1
+    // Once by one of the two; by none where it was done before.
+    let times = |id: u16| {
+        let by = |side: &&Side| side.protected.contains(&id);
+        sides.iter().filter(by).count()
     };
+    let protected = ids.iter().map(|&id| {
+        let domain = lab.machine.domain(Lab::dom_id(id)?);
+        let domain = domain.map_err(|error| Failure(error.to_string()))?;
+        Ok(domain.protected && times(id) <= 1)
+    });
+    let protected = protected.collect::<Result<Vec<bool>, Failure>>()?;
     let whole = state == State::Locked
-        && ids.iter().all(once)
+        && protected.iter().all(|once| *once)
         && sides.iter().filter(|side| side.locked).count() == 1;
     Ok(Blow {
         sides,
         created: created.into_inner(),
         creations_refused: refused.into_inner(),
+        refused_first,
         milliseconds,
         state: state.name(),
         whole,

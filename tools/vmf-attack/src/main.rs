@@ -123,7 +123,13 @@ fn attack(run: &Run) -> Result<u8, Failure> {
             vector.touch(&mut lab)?;
         }
         eprintln!("blow");
-        blown = Some(blow::blow(&lab, &ids, !run.no_races)?);
+        let refused = blow::refusal(&lab, run.victim)?;
+        if refused.is_some() {
+            for vector in &mut vectors {
+                vector.tidy(&mut lab)?;
+            }
+        }
+        blown = Some(blow::blow(&lab, &ids, !run.no_races, refused)?);
         lab.phase = Phase::After;
         for vector in &mut vectors {
             let facts = vector.facts();

@@ -186,6 +186,9 @@ impl Report {
                 blow.state,
                 if blow.whole { "whole" } else { "NOT WHOLE" },
             );
+            if let Some(why) = &blow.refused_first {
+                let _ = writeln!(text, "      refused while mappings were left: {why}");
+            }
             for side in &blow.sides {
                 let _ = writeln!(
                     text,

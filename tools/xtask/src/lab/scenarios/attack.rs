@@ -139,7 +139,7 @@ fn run(session: &mut Session) -> Result<()> {
     ensure!(line.starts_with("ref 8 "), "canary: grant: {line}");
     let command = format!(
         "vmf-attack run --victim {CANARY} --seed {} --expendable {EXPENDABLE} --expendable-seed {} \
-         --protect {LINUX},{CANARY},{EXPENDABLE} --blow --no-races --json 2>/tmp/progress >/tmp/{REPORT}; \
+         --protect {LINUX},{CANARY},{EXPENDABLE} --blow --json 2>/tmp/progress >/tmp/{REPORT}; \
          code=$?; tail -n 1 /tmp/progress; (exit $code)",
         seed(session, CANARY)?,
         seed(session, EXPENDABLE)?
