@@ -133,7 +133,7 @@ pub fn in_child(work: impl FnOnce() -> u64) -> Result<Option<u64>, Failure> {
     let [from, to] = pipe;
     // SAFETY: no other thread runs in this process at this time.
     match unsafe { libc::fork() } {
-        -1 => return Err(failed("fork")),
+        -1 => Err(failed("fork")),
         0 => {
             let value = work().to_le_bytes();
             // SAFETY: 8 bytes, an open descriptor; the child ends here.
@@ -196,7 +196,7 @@ impl Window {
 
     /// Writes 32 bits of a device, big-endian as fw_cfg wants them.
     pub fn device_store(&self, offset: usize, value: u32) {
-        assert!(offset < PAGE as usize && offset % 4 == 0);
+        assert!(offset < PAGE as usize && offset.is_multiple_of(4));
         // SAFETY: inside the page; a device register of 32 bits.
         unsafe {
             let register = self.address.cast::<u8>().add(offset).cast::<u32>();

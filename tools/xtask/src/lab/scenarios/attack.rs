@@ -39,6 +39,8 @@ pub const GROUPS: &[Group] = &[
             ("V16", |s| absent(s, "V16")),
             ("V18", |s| absent(s, "V18")),
             ("V20", |s| absent(s, "V20")),
+            ("V21-a-blow-that-cannot-be-whole-is-refused", refused),
+            ("V21-blows-race-with-each-other-and-with-domains", races),
             ("V22", |s| closed(s, "V22")),
             ("V23", |s| closed(s, "V23")),
             ("V24", |s| closed(s, "V24")),
@@ -216,6 +218,39 @@ fn absent(session: &mut Session, id: &str) -> Result<()> {
 /// It did not succeed before, so nothing is claimed for it.
 fn uncounted(session: &mut Session, id: &str) -> Result<()> {
     is(session, id, "not-counted")
+}
+
+/// With mappings of the attacker's left over, Xen refuses, and nothing changes.
+fn refused(session: &mut Session) -> Result<()> {
+    let report = report(session)?;
+    let why = &report["blow"]["refused_first"];
+    ensure!(
+        why.as_str()
+            .is_some_and(|why| why.contains("nothing was changed")),
+        "the blow was not refused: {why}"
+    );
+    Ok(())
+}
+
+/// Two blew at once: each domain was protected once, the machine locked once,
+/// and each was told what the other had done. Domains came until the lock, and
+/// none after it.
+fn races(session: &mut Session) -> Result<()> {
+    let report = report(session)?;
+    let blow = &report["blow"];
+    let sides = blow["sides"].as_array().map_or(0, Vec::len);
+    let refused = blow["sides"].to_string().contains("done already");
+    ensure!(
+        blow["whole"] == true && sides == 2 && refused,
+        "the blow was no race: {blow}"
+    );
+    for (what, least) in [("created", 1), ("creations_refused", 1)] {
+        ensure!(
+            blow[what].as_u64() >= Some(least),
+            "{what}: no domain came or was refused: {blow}"
+        );
+    }
+    Ok(())
 }
 
 /// What level `lock` does not close shows as open, and not as something else.
