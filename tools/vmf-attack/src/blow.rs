@@ -10,6 +10,7 @@ use serde::Serialize;
 use xenctrl_ffi::{Machine, State};
 
 use crate::Failure;
+use crate::cli::Claim;
 use crate::lab::Lab;
 use crate::pin;
 
@@ -60,7 +61,7 @@ impl Side {
     }
 }
 
-fn side(number: usize, ids: &[u16], start: &Barrier) -> Result<Side, Failure> {
+fn side(number: usize, ids: &[u16], level: Claim, start: &Barrier) -> Result<Side, Failure> {
     pin::to_cpu(number)?;
     let machine = Machine::open().map_err(|error| Failure(error.to_string()))?;
     let mut side = Side::default();
@@ -80,11 +81,15 @@ fn side(number: usize, ids: &[u16], start: &Barrier) -> Result<Side, Failure> {
         }
     }
     for _ in 0..ROUNDS {
-        match machine.lock() {
+        let locked = match level {
+            Claim::Lock => machine.lock(),
+            Claim::Seal => machine.seal(false),
+        };
+        match locked {
             Ok(()) => side.locked = true,
             Err(error) => side.refused(&error),
         }
-        if machine.status().map_err(failed)?.state == State::Locked {
+        if machine.status().map_err(failed)?.state >= State::Locked {
             break;
         }
     }
@@ -136,6 +141,7 @@ pub fn refusal(lab: &Lab, id: u16) -> Result<Option<String>, Failure> {
 pub fn blow(
     lab: &Lab,
     ids: &[u16],
+    level: Claim,
     races: bool,
     refused_first: Option<String>,
 ) -> Result<Blow, Failure> {
@@ -150,7 +156,7 @@ pub fn blow(
         let threads: Vec<_> = (0..sides)
             .map(|number| {
                 let barrier = &barrier;
-                scope.spawn(move || side(number, ids, barrier))
+                scope.spawn(move || side(number, ids, level, barrier))
             })
             .collect();
         barrier.wait();
@@ -184,7 +190,11 @@ pub fn blow(
         Ok(domain.protected && times(id) <= 1)
     });
     let protected = protected.collect::<Result<Vec<bool>, Failure>>()?;
-    let whole = state == State::Locked
+    let wanted = match level {
+        Claim::Lock => State::Locked,
+        Claim::Seal => State::Sealed,
+    };
+    let whole = state == wanted
         && protected.iter().all(|once| *once)
         && sides.iter().filter(|side| side.locked).count() == 1;
     Ok(Blow {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::vectors::Level;
+
 /// Attacks the virtual memory fuse from dom0, before and after the blow.
 #[derive(Debug, Parser)]
 #[command(
@@ -51,7 +53,7 @@ pub struct Run {
     /// The unprotected domain whose stage 2 is attacked: the one that this runs in
     #[arg(long, value_name = "ID", default_value_t = 0)]
     pub accomplice: u16,
-    /// Level whose claims are judged
+    /// Level to blow the fuse to, whose claims are judged
     #[arg(long, value_enum, default_value_t = Claim::Lock)]
     pub levels: Claim,
     /// Blow the fuse between the two phases; without this there is one phase
@@ -79,6 +81,26 @@ pub struct Run {
 pub enum Claim {
     /// Everything that `lock` closes.
     Lock,
+    /// Everything that `seal` closes; the fuse is blown so far.
+    Seal,
+}
+
+impl Claim {
+    /// The level of a vector that it covers.
+    pub fn level(self) -> Level {
+        match self {
+            Self::Lock => Level::Lock,
+            Self::Seal => Level::Seal,
+        }
+    }
+
+    /// As a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Seal => "seal",
+        }
+    }
 }
 
 /// Options of `stop`.

@@ -129,7 +129,7 @@ fn attack(run: &Run) -> Result<u8, Failure> {
                 vector.tidy(&mut lab)?;
             }
         }
-        blown = Some(blow::blow(&lab, &ids, !run.no_races, refused)?);
+        blown = Some(blow::blow(&lab, &ids, run.levels, !run.no_races, refused)?);
         lab.phase = Phase::After;
         for vector in &mut vectors {
             let facts = vector.facts();
@@ -141,10 +141,10 @@ fn attack(run: &Run) -> Result<u8, Failure> {
     let rows: Vec<Row> = vectors
         .iter()
         .zip(before)
-        .map(|(vector, before)| Row::new(vector.facts(), before, after.next()))
+        .map(|(vector, before)| Row::new(vector.facts(), run.levels.level(), before, after.next()))
         .collect();
     let report = Report {
-        level: "lock",
+        level: run.levels.word(),
         directmap: lab.directmap,
         cpus: lab.cpus,
         blow: blown,

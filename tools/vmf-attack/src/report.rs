@@ -45,7 +45,7 @@ pub struct Row {
     pub attacker: Attacker,
     /// The lowest level that claims to close it.
     pub closed_by: Level,
-    /// Level `lock` claims it.
+    /// The level that was blown claims it.
     pub claimed: bool,
     /// Before the blow.
     pub before: Outcome,
@@ -84,13 +84,13 @@ pub fn verdict(before: &Outcome, after: &Outcome) -> Verdict {
 
 impl Row {
     /// A row.
-    pub fn new(facts: Facts, before: Outcome, after: Option<Outcome>) -> Self {
+    pub fn new(facts: Facts, level: Level, before: Outcome, after: Option<Outcome>) -> Self {
         Self {
             id: facts.id,
             title: facts.title,
             attacker: facts.attacker,
             closed_by: facts.closed_by,
-            claimed: facts.closed_by <= Level::Lock,
+            claimed: facts.closed_by <= level,
             verdict: after.as_ref().map(|after| verdict(&before, after)),
             before,
             after,
@@ -156,11 +156,7 @@ impl Report {
         for row in &self.rows {
             let after = row.after.as_ref();
             let verdict = row.verdict.map_or("", Verdict::word);
-            let claim = if row.claimed {
-                ""
-            } else {
-                " (not claimed at lock)"
-            };
+            let claim = if row.claimed { "" } else { " (not claimed)" };
             let _ = writeln!(
                 text,
                 "{} {:14} before: {:13} after: {:13} {}{claim}",
@@ -244,7 +240,7 @@ mod tests {
             attacker: Attacker::L1,
             closed_by,
         };
-        Row::new(facts, before, Some(after))
+        Row::new(facts, Level::Lock, before, Some(after))
     }
 
     fn code(rows: Vec<Row>) -> u8 {

@@ -307,7 +307,8 @@ impl Vector for VttbrCode {
             ));
         };
         let value = stage2.vttbr(lab);
-        let outcome = on_this_cpu(lab, &msr, value, stage2.ipa, "other VTTBR_EL2")?;
+        let own = lab.own().vttbr;
+        let outcome = on_this_cpu(lab, &msr, (value, own), stage2.ipa, "other VTTBR_EL2")?;
         thread::sleep(SWITCH);
         lab.flush_guests()?;
         Ok(outcome)
@@ -315,11 +316,13 @@ impl Vector for VttbrCode {
 }
 
 /// Writes a register of the CPU that dom0's first vCPU runs on, which this
-/// process is bound to, and has dom0 read right after.
+/// process is bound to, and has dom0 read right after. Puts the second value
+/// back: on a locked machine Xen would notice the first at the next interrupt
+/// that it takes itself.
 fn on_this_cpu(
     lab: &Lab,
     msr: &crate::symbols::Code,
-    value: u64,
+    (value, back): (u64, u64),
     ipa: u64,
     what: &str,
 ) -> Result<Outcome, Failure> {
@@ -332,6 +335,11 @@ fn on_this_cpu(
             let registers = [(msr.register(), value)];
             lab.primitive.jump(cpu, msr.address, &registers).map(drop)
         })?;
+        let cpu = lab.read(processor)? as u32;
+        // Where the instruction is gone, so is what it has done.
+        let _ = lab
+            .primitive
+            .jump(cpu, msr.address, &[(msr.register(), back)]);
         let done = matches!(outcome, Outcome::Success(_));
         each.push(outcome);
         if done {
@@ -399,7 +407,7 @@ impl Vector for HcrCode {
         let at = lab.own().vcpu + lab.symbols.member("vcpu", "arch.hcr_el2")?;
         let hcr = lab.read(at)?;
         let ipa = lab.victim().secret.maddr;
-        let outcome = on_this_cpu(lab, &msr, hcr & !VM, ipa, "no stage 2")?;
+        let outcome = on_this_cpu(lab, &msr, (hcr & !VM, hcr), ipa, "no stage 2")?;
         thread::sleep(SWITCH);
         lab.flush_guests()?;
         Ok(outcome)

@@ -67,6 +67,26 @@ pub const GROUPS: &[Group] = &[
             ("V12-no-stage-2-stops-xen", |s| stops(s, "hcr", "HCR_EL2")),
         ],
     },
+    Group {
+        name: "attack-sealed",
+        system: |profile| system(profile, true),
+        tests: &[
+            ("run", run_sealed),
+            ("V01", |s| closed(s, "V01")),
+            ("V07", |s| closed(s, "V07")),
+            ("V08", |s| closed(s, "V08")),
+            ("V09", |s| closed(s, "V09")),
+            ("V10", |s| closed(s, "V10")),
+            ("V11", |s| closed(s, "V11")),
+            ("V12", |s| closed(s, "V12")),
+            ("V13", |s| closed(s, "V13")),
+            ("V14", |s| closed(s, "V14")),
+            ("V15", |s| closed(s, "V15")),
+            ("V23", |s| closed(s, "V23")),
+            ("V24", |s| closed(s, "V24")),
+            ("guests-go-on", guests),
+        ],
+    },
 ];
 
 /// Before and after, under emulation on a busy host.
@@ -83,6 +103,7 @@ fn system(profile: &mut Profile, directmap: bool) {
     profile.xen = Xen {
         fuse: true,
         debug: false,
+        its: false,
         attack: true,
     };
     profile.directmap = directmap;
@@ -133,6 +154,14 @@ fn seed(session: &Session, id: u16) -> Result<String> {
 }
 
 fn run(session: &mut Session) -> Result<()> {
+    run_to(session, "lock", "locked")
+}
+
+fn run_sealed(session: &mut Session) -> Result<()> {
+    run_to(session, "seal", "sealed")
+}
+
+fn run_to(session: &mut Session, level: &str, state: &str) -> Result<()> {
     for id in [LINUX, CANARY, EXPENDABLE] {
         session.beats(id, 2)?;
     }
@@ -141,7 +170,7 @@ fn run(session: &mut Session) -> Result<()> {
     ensure!(line.starts_with("ref 8 "), "canary: grant: {line}");
     let command = format!(
         "vmf-attack run --victim {CANARY} --seed {} --expendable {EXPENDABLE} --expendable-seed {} \
-         --protect {LINUX},{CANARY},{EXPENDABLE} --blow --json 2>/tmp/progress >/tmp/{REPORT}; \
+         --protect {LINUX},{CANARY},{EXPENDABLE} --levels {level} --blow --json 2>/tmp/progress >/tmp/{REPORT}; \
          code=$?; tail -n 1 /tmp/progress; (exit $code)",
         seed(session, CANARY)?,
         seed(session, EXPENDABLE)?
@@ -168,7 +197,7 @@ fn run(session: &mut Session) -> Result<()> {
         output.code,
         output.line()
     );
-    state_is(session, "locked")
+    state_is(session, state)
 }
 
 fn report(session: &Session) -> Result<Value> {

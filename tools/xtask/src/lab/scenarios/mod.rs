@@ -19,8 +19,8 @@
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
-mod audit;
 mod attack;
+mod audit;
 mod blown;
 mod calls;
 pub mod cost;
