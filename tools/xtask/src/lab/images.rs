@@ -31,6 +31,7 @@ pub struct Images {
     kernel: PathBuf,
     dom0_ramdisk: PathBuf,
     attack_ramdisk: Option<PathBuf>,
+    hostile_ramdisk: PathBuf,
     domu_ramdisk: PathBuf,
     canary: PathBuf,
     xens: HashMap<Xen, Built>,
@@ -61,11 +62,16 @@ impl Images {
         let canary_linux = guests::linux(site, "canary-linux")?;
         write(&domu_ramdisk, &initramfs::domu(&busybox, &canary_linux)?)?;
 
+        let hostile_ramdisk = folder.join("hostile.cpio");
+        let bytes = initramfs::hostile(&busybox, &kernel.modules, &programs)?;
+        write(&hostile_ramdisk, &bytes)?;
+
         let mut images = Self {
             root: site.root().to_owned(),
             kernel: kernel.image,
             dom0_ramdisk,
             attack_ramdisk: None,
+            hostile_ramdisk,
             domu_ramdisk,
             canary: guests::bare_metal(site, "canary")?,
             xens: HashMap::new(),
@@ -127,6 +133,10 @@ impl Images {
                 Guest::Linux => DomainFiles {
                     kernel: places.add(&name, &self.kernel)?,
                     ramdisk: Some(places.add(&name, &self.domu_ramdisk)?),
+                },
+                Guest::Hostile => DomainFiles {
+                    kernel: places.add(&name, &self.kernel)?,
+                    ramdisk: Some(places.add(&name, &self.hostile_ramdisk)?),
                 },
                 Guest::Canary => DomainFiles {
                     kernel: places.add(&name, &self.canary)?,

@@ -65,6 +65,37 @@ done
 sleep 1000000
 "#;
 
+/// A hostile domU's /init: for ever, what Linux lets a domU without xenstore
+/// ask of Xen to get at a page of somebody else's, and after each round a line
+/// with what succeeded. `granter=` names a domain that grants it a page.
+const HOSTILE_INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mkdir -p /tmp
+stty -echo 2>/dev/null
+dmesg -n 1
+for module in /modules/*.ko; do timeout 10 insmod "$module" || echo "hostile: $module: cannot load"; done
+echo "hostile: starts"
+for word in $(cat /proc/cmdline); do
+    case "$word" in granter=*) granter=${word#granter=} ;; esac
+done
+n=0
+while :; do
+    n=$((n+1)); got=""
+    while read -r attempt; do
+        set -- $attempt
+        timeout 5 vmf-probe "$@" >/tmp/answer 2>&1 </dev/null && got="$got $1:$2"
+    done <<ATTEMPTS
+gnttab-copy $granter 8
+grant-map $granter 8
+ATTEMPTS
+    echo "hostile: round $n got$got end"
+done
+"#;
+
 /// Kernel modules of dom0, in the order in which they are loaded.
 const MODULES: [&str; 5] = [
     "kernel/drivers/xen/xen-privcmd.ko",
@@ -135,11 +166,7 @@ pub fn dom0(
     symbols: Option<&str>,
 ) -> Result<Vec<u8>> {
     let mut archive = skeleton(busybox, DOM0_INIT)?;
-    archive.directory("modules")?;
-    for (index, module) in MODULES.iter().enumerate() {
-        let file = module.rsplit('/').next().unwrap_or(module);
-        archive.copy(&format!("modules/{index}-{file}"), &modules.join(module))?;
-    }
+    add_modules(&mut archive, modules)?;
     for (name, path) in programs {
         archive.copy(&format!("bin/{name}"), path)?;
     }
@@ -147,6 +174,25 @@ pub fn dom0(
         archive.program("xen-symbols", symbols.as_bytes())?;
     }
     archive.finish()
+}
+
+/// A hostile domU's ramdisk: busybox, Xen's modules, these programs in /bin.
+pub fn hostile(busybox: &Path, modules: &Path, programs: &[(&str, &Path)]) -> Result<Vec<u8>> {
+    let mut archive = skeleton(busybox, HOSTILE_INIT)?;
+    add_modules(&mut archive, modules)?;
+    for (name, path) in programs {
+        archive.copy(&format!("bin/{name}"), path)?;
+    }
+    archive.finish()
+}
+
+fn add_modules(archive: &mut Archive, modules: &Path) -> Result<()> {
+    archive.directory("modules")?;
+    for (index, module) in MODULES.iter().enumerate() {
+        let file = module.rsplit('/').next().unwrap_or(module);
+        archive.copy(&format!("modules/{index}-{file}"), &modules.join(module))?;
+    }
+    Ok(())
 }
 
 /// A Linux domU's ramdisk: busybox and the canary.

@@ -159,6 +159,8 @@ pub enum Guest {
     Linux,
     /// The bare-metal canary.
     Canary,
+    /// Debian's kernel with a process that makes hypercalls against others.
+    Hostile,
 }
 
 impl Cpu {

@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, state_is};
+use super::{ACTION, CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, state_is};
 use crate::lab::demux::Source;
+use crate::lab::experiment;
 use crate::lab::profile::{Domain, Guest, Profile, Xen};
-use crate::lab::session::{COMMAND, Session};
+use crate::lab::session::{BOOT, COMMAND, Session};
 
 /// The groups of this file.
 pub const GROUPS: &[Group] = &[
@@ -49,6 +50,14 @@ pub const GROUPS: &[Group] = &[
             ("V11-other-stage-2-stops-xen", |s| {
                 stops(s, "vttbr", "VTTBR_EL2")
             }),
+        ],
+    },
+    Group {
+        name: "attack-domu",
+        system: hostile_system,
+        tests: &[
+            ("a-hostile-domu-gets-what-it-was-granted", granted),
+            ("V05-before-during-and-after-the-blow", hostile),
         ],
     },
     Group {
@@ -93,7 +102,12 @@ pub const GROUPS: &[Group] = &[
 const RUN: Duration = Duration::from_secs(200);
 /// A second canary, whose memory is given away and which is destroyed.
 const EXPENDABLE: u16 = 3;
-const SEED: &str = "seed=0x0ddba11";
+/// It also traps as fast as it can, from before the blow on.
+const EXPENDABLE_WORDS: &str = "seed=0x0ddba11 spam@15+";
+/// The Linux domU, where it tries to get at pages of the others all the time.
+const HOSTILE: u16 = LINUX;
+/// What the hostile domain has a right to: the page that it was granted.
+const RIGHTS: [&str; 2] = ["gnttab-copy:2", "grant-map:2"];
 /// The banner of the build option.
 const BANNER: &str = "ATTACK PRIMITIVES BUILT IN";
 /// What `vmf-attack` keeps in dom0, and where its report is put here.
@@ -111,11 +125,25 @@ fn system(profile: &mut Profile, directmap: bool) {
     profile.dom0.vcpus = 2;
     profile.deadline = 420;
     let canaries = |domain: &&Domain| domain.guest == Guest::Canary;
-    if let Some(canary) = profile.domains.iter().find(canaries).cloned() {
-        profile.domains.push(Domain {
-            arguments: SEED.to_owned(),
-            ..canary
-        });
+    let Some(canary) = profile.domains.iter().find(canaries).cloned() else {
+        return;
+    };
+    profile.domains.push(Domain {
+        arguments: EXPENDABLE_WORDS.to_owned(),
+        ..canary
+    });
+}
+
+/// The Linux domU is hostile, and has been granted a page by the canary.
+fn hostile_system(profile: &mut Profile) {
+    for domain in &mut profile.domains {
+        if domain.guest == Guest::Linux {
+            domain.guest = Guest::Hostile;
+            domain.enhanced = true;
+            domain.arguments = format!("granter={CANARY}");
+        } else {
+            domain.arguments += &format!(" grant:{HOSTILE}@1");
+        }
     }
 }
 
@@ -198,6 +226,49 @@ fn run_to(session: &mut Session, level: &str, state: &str) -> Result<()> {
         output.line()
     );
     state_is(session, state)
+}
+
+/// What the hostile domain got in each of its rounds, in order.
+fn rounds(session: &Session) -> Result<Vec<Vec<String>>> {
+    let lines = session.domain_lines(HOSTILE)?;
+    let rounds = lines.iter().filter_map(|line| {
+        let got = line.split_once("hostile: round ")?.1.split_once(" got")?.1;
+        let got = got
+            .strip_suffix(" end")
+            .or(got.trim_end().strip_suffix("end"))?;
+        Some(got.split_whitespace().map(str::to_owned).collect())
+    });
+    Ok(rounds.collect())
+}
+
+/// The positive of what it must not get afterwards.
+fn granted(session: &mut Session) -> Result<()> {
+    let all = format!(" got {} end", RIGHTS.join(" "));
+    session.wait_domain(HOSTILE, &all, BOOT).map(drop)
+}
+
+/// It goes on while the fuse is blown: nothing but what it had a right to ever,
+/// and nothing at all in whole rounds after the blow.
+fn hostile(session: &mut Session) -> Result<()> {
+    // A mapping of its own stands in the way while it is there.
+    let mut tries = 0;
+    while experiment::blow(session, &[CANARY]).is_err() {
+        tries += 1;
+        ensure!(tries < 20, "the blow is refused every time");
+    }
+    state_is(session, "locked")?;
+    let done = rounds(session)?.len();
+    session.wait_lines(HOSTILE, "hostile: round ", done + 3, ACTION)?;
+    let rounds = rounds(session)?;
+    for got in rounds.iter().flatten() {
+        ensure!(RIGHTS.contains(&got.as_str()), "the hostile domU got {got}");
+    }
+    let after = &rounds[done + 1..];
+    ensure!(
+        !after.is_empty() && after.iter().all(Vec::is_empty),
+        "after the blow the hostile domU gets {after:?}"
+    );
+    session.beats(CANARY, 2).map(drop)
 }
 
 fn report(session: &Session) -> Result<Value> {
