@@ -136,6 +136,8 @@ fn system(profile: &mut Profile, directmap: bool) {
 
 /// The Linux domU is hostile, and has been granted a page by the canary.
 fn hostile_system(profile: &mut Profile) {
+    // Xen's default on Arm (silo) lets no domU share with another.
+    profile.xen_arguments = "xsm=dummy".to_owned();
     for domain in &mut profile.domains {
         if domain.guest == Guest::Linux {
             domain.guest = Guest::Hostile;
