@@ -76,6 +76,9 @@ pub struct SuiteOptions {
     /// Boot every combination of the matrix, not only every pair of values
     #[arg(long)]
     full: bool,
+    /// Boot the systems with attack primitives as well (`--full` does)
+    #[arg(long)]
+    attacks: bool,
     /// How many machines run side by side
     #[arg(long, default_value_t = 2)]
     jobs: usize,

@@ -57,7 +57,14 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     } else {
         pairwise::cover()
     };
-    let groups = scenarios::GROUPS.iter().flat_map(|groups| groups.iter());
+    let attacks = if options.full || options.attacks {
+        scenarios::ATTACKS
+    } else {
+        &[]
+    };
+    let groups = attacks
+        .iter()
+        .chain(scenarios::GROUPS.iter().copied().flatten());
     // The long ones first, so that none of them comes last alone.
     let jobs: VecDeque<Job> = std::iter::once(Job::Cost)
         .chain(groups.map(Job::Group))
