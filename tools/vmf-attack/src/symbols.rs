@@ -30,11 +30,6 @@ impl Code {
         Some((mrs & 0x1f) as usize)
     }
 
-    /// The instruction behind it.
-    pub fn next(&self) -> Option<u32> {
-        self.words.get(1).copied()
-    }
-
     /// Instructions up to a `ret`, if nothing on the way branches or touches
     /// memory but for barriers, TLB maintenance and moves between registers.
     fn length(&self) -> Option<usize> {

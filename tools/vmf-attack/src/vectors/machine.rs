@@ -14,8 +14,6 @@ use crate::primitive::SP;
 /// PSCI CPU_ON, 64 bits (Arm DEN0022, 5.1.4).
 const CPU_ON: u64 = 0xc400_0003;
 const ALREADY_ON: u64 = (-4i64) as u64;
-/// `ldr x4, [sp]`, which stands behind the SMC of `arm_smccc_1_0_smc()`.
-const LDR_X4_SP: u32 = 0xf940_03e4;
 /// How long a CPU may take from CPU_ON to its first store.
 const START: Duration = Duration::from_secs(2);
 /// Words of the page of code that hold where to read, and what was read.
@@ -64,12 +62,8 @@ impl Vector for CpuOn {
 
     fn attempt(&mut self, lab: &mut Lab) -> Result<Outcome, Failure> {
         let secret = lab.victim().secret;
-        let smc = lab.symbols.code("smc");
-        let Some(smc) = smc.iter().find(|code| code.next() == Some(LDR_X4_SP)) else {
-            return Ok(Outcome::NotAttempted(
-                "no SMC of the calling convention's function".into(),
-            ));
-        };
+        // The SMC of the calling convention's function.
+        let smc = lab.symbols.symbol("vmf_smc_1_0")?;
         let page = match self.0.take() {
             Some(page) => page,
             None => Page::new()?,
@@ -90,7 +84,7 @@ impl Vector for CpuOn {
             (3, page.address),
             (SP, lab.scratch),
         ];
-        let outcome = match lab.primitive.jump(0, smc.address, &registers) {
+        let outcome = match lab.primitive.jump(0, smc, &registers) {
             Err(stop) => Outcome::Failed(stop.to_string()),
             Ok(left) if left.x0() == 0 => {
                 let end = Instant::now() + START;

@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 32] = [
+const SYMBOLS: [&str; 33] = [
     "_start",
     "access_guest_memory_by_gpa",
     "alloc_xenheap_pages",
@@ -39,6 +39,7 @@ const SYMBOLS: [&str; 32] = [
     "vmf_c_flush_all",
     "vmf_c_flush_guests",
     "vmf_frozen",
+    "vmf_smc_1_0",
     "vmf_system_slot",
     "vmf_window_map",
     "vmf_window_unmap",

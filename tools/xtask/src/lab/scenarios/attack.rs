@@ -89,7 +89,6 @@ pub const GROUPS: &[Group] = &[
             ("V11", |s| closed(s, "V11")),
             ("V12", |s| closed(s, "V12")),
             ("V13", |s| closed(s, "V13")),
-            ("V14", |s| closed(s, "V14")),
             ("V15", |s| closed(s, "V15")),
             ("V23", |s| closed(s, "V23")),
             ("V24", |s| closed(s, "V24")),
@@ -358,7 +357,9 @@ fn races(session: &mut Session) -> Result<()> {
 /// What level `lock` does not close shows as open, and not as something else.
 fn open(session: &mut Session) -> Result<()> {
     let report = report(session)?;
-    for id in ["V09", "V10", "V11", "V12", "V13", "V14", "V15"] {
+    // V11 and V12 would end the machine sooner or later, V14 needs an
+    // instruction that is only left among others.
+    for id in ["V09", "V10", "V13", "V15"] {
         let rows = rows(&report, id, false);
         ensure!(!rows.is_empty(), "{id} has no attempt with L3");
         for row in rows {
