@@ -17,7 +17,9 @@
 //! | `ACTION[:ARG...]@N` | run the action after heartbeat N; `@N+` after each later one too |
 //!
 //! A line `ACTION[:ARG...]` on the console runs the action as well (`Ctrl-A`
-//! three times switches Xen's console to the guest).
+//! three times switches Xen's console to the guest), after half a second: what
+//! a guest that has the console prints, Xen mixes with all else, so there is
+//! time to switch back.
 //!
 //! # Output
 //!
@@ -80,6 +82,8 @@ use crate::mmu::Kind;
 
 /// Slices of a second: how often console input is looked at.
 const SLICES: u64 = 10;
+/// Slices without input after which an action that was typed runs.
+const SETTLED: u64 = 5;
 
 // SAFETY: no other function has this name; boot.S calls it once.
 #[unsafe(no_mangle)]
@@ -170,6 +174,8 @@ fn live(memory: &[AtomicU64], base: u64, settings: &Settings, around: &Surroundi
     let clock = around.clock;
     let mut checker = Checker::new(memory, settings.seed);
     let mut input = Input::default();
+    let mut typed = None;
+    let mut quiet = 0;
     let mut beat = Heartbeat {
         number: 0,
         ok: true,
@@ -196,11 +202,23 @@ fn live(memory: &[AtomicU64], base: u64, settings: &Settings, around: &Surroundi
             checker.restart();
             next_beat = (next_beat + clock.frequency()).max(clock.now());
         }
+        quiet += 1;
         while let Some(byte) = console::read() {
+            quiet = 0;
             input.take(byte, |line| match Action::parse(line) {
-                Some(action) => actions::run(action, around),
+                Some(action) => {
+                    // A second line in one go does not overtake the first.
+                    if let Some(earlier) = typed.replace(action) {
+                        actions::run(earlier, around);
+                    }
+                }
                 None => say!("\"{line}\" is not an action"),
             });
+        }
+        if quiet >= SETTLED
+            && let Some(action) = typed.take()
+        {
+            actions::run(action, around);
         }
         next_slice += clock.frequency() / SLICES;
         if next_slice < clock.now() {

@@ -199,7 +199,22 @@ impl Session {
             Some(id) => format!("DOM{id}"),
         };
         let rounds = self.report.profile.domains.len() + 2;
-        let limit = self.limit(&format!("serial input to {wanted}"), COMMAND);
+        for _ in 0..rounds {
+            if self.next_focus(b"")? == wanted {
+                return Ok(());
+            }
+        }
+        bail!("Xen does not turn the serial input to {wanted}")
+    }
+
+    /// Sends `text` to whoever has the serial line's input and, with the same
+    /// write, turns the input to the next; returns who that is.
+    ///
+    /// Xen prints what the domain in focus writes to its UART character by
+    /// character, without a prefix (vpl011_write_data_xen), so nobody is to
+    /// stay in focus for longer than that.
+    fn next_focus(&mut self, text: &[u8]) -> Result<String> {
+        let limit = self.limit("serial input to the next", COMMAND);
         let seen = |seen: &Seen| -> Vec<String> {
             let lines = seen.streams.lines.iter();
             lines
@@ -208,18 +223,13 @@ impl Session {
                 .map(str::to_owned)
                 .collect()
         };
-        for _ in 0..rounds {
-            let before = self.look(seen)?.len();
-            self.machine.console.send(b"\x01\x01\x01")?;
-            let now = self
-                .machine
-                .console
-                .wait(&limit, |state| seen(state).get(before).cloned())?;
-            if now == wanted {
-                return Ok(());
-            }
-        }
-        bail!("Xen does not turn the serial input to {wanted}")
+        let before = self.look(seen)?.len();
+        self.machine
+            .console
+            .send(&[text, b"\x01\x01\x01"].concat())?;
+        self.machine
+            .console
+            .wait(&limit, |state| seen(state).get(before).cloned())
     }
 
     /// Presses one of Xen's debug keys, and returns all that Xen prints from
@@ -251,10 +261,7 @@ impl Session {
     pub fn type_to_domain(&mut self, id: u16, line: &str) -> Result<()> {
         self.step(&format!("d{id}: type {line}"), |session| {
             session.focus(Some(id))?;
-            session
-                .machine
-                .console
-                .send(format!("{line}\n").as_bytes())?;
+            session.next_focus(format!("{line}\n").as_bytes())?;
             session.focus(Some(0))
         })
     }
