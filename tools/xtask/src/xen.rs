@@ -218,12 +218,7 @@ pub fn build_with_crate(
     configure(site, &directory, &fragment)?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     process::logged(
-        make(
-            site,
-            &directory,
-            toolchain.as_ref().map(|one| (one, crate_path)),
-        )
-        .arg(format!("-j{jobs}")),
+        make(site, &directory, toolchain.as_ref()).arg(format!("-j{jobs}")),
         &format!("make of Xen ({name})"),
         &directory.join("make.log"),
     )?;
@@ -319,8 +314,9 @@ fn lost<'a>(fragment: &'a [String], config: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// `make -C xen` for arm64, with the crate where a tool chain is given.
-fn make(site: &Site, directory: &Path, rust: Option<(&Toolchain, &Path)>) -> Command {
+/// `make -C xen` for arm64, with a tool chain where the crate is built. Where
+/// that is, Kbuild finds by the link in the tree, as it does for a user.
+fn make(site: &Site, directory: &Path, rust: Option<&Toolchain>) -> Command {
     let mut make = process::command("make");
     make.arg("-C")
         .arg(directory.join("xen"))
@@ -333,10 +329,9 @@ fn make(site: &Site, directory: &Path, rust: Option<(&Toolchain, &Path)>) -> Com
         "XEN_BUILD_HOST=lab",
         "XEN_DOMAIN=lab",
     ]);
-    if let Some((toolchain, crate_path)) = rust {
+    if let Some(toolchain) = rust {
         let path = |name: &str, path: &Path| format!("{name}={}", path.display());
-        make.arg(path("VMF_CRATE", crate_path))
-            .arg(path("VMF_CARGO", toolchain.cargo()))
+        make.arg(path("VMF_CARGO", toolchain.cargo()))
             .arg(path("VMF_TARGET_DIR", &site.bare_metal()))
             .arg(format!("VMF_CARGO_FLAGS={}", toolchain.flags().join(" ")))
             .envs(toolchain.environment());
