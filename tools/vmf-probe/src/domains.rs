@@ -7,12 +7,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::public::{
     AllocUnbound, CDF_HVM_HAP, CreateDomain, DOMCTL_CREATEDOMAIN, DOMCTL_DESTROYDOMAIN,
-    DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM,
+    DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM, DOMCTL_MEMORY_MAPPING,
     DOMCTL_SET_PAGING_MEMPOOL_SIZE, DOMID_SELF, DOMINF_DYING, DOMINF_PAUSED, DOMINF_SHUTDOWN,
     DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
     GetDomainInfoList, HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP,
-    HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission, MemoryReservation, PhysInfo,
-    ReadConsole, SYSCTL_DEBUG_KEYS, SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION,
+    HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission, MemoryMapping, MemoryReservation,
+    PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS, SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION,
     SYSCTL_PHYSINFO, SYSCTL_READCONSOLE, Sysctl, XENMEM_DECREASE_RESERVATION,
     XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET, XENVER_EXTRAVERSION, XENVER_VERSION,
 };
@@ -169,6 +169,21 @@ pub fn iomem(xen: &Xen, domain: u16, mfn: u64, allow: bool) -> Result<String, Fa
     let cmd = DOMCTL_IOMEM_PERMISSION;
     domctl(xen, "iomem_permission", cmd, domain, &request)?;
     Ok(format!("domain={domain} mfn={mfn:#x} allow={allow}"))
+}
+
+/// Maps the frame `mfn` of MMIO at `gfn` of a domain, and takes it away again.
+pub fn mmio(xen: &Xen, domain: u16, gfn: u64, mfn: u64) -> Result<String, Failure> {
+    for (what, add) in [("memory_mapping", 1), ("memory_mapping (remove)", 0)] {
+        let request = MemoryMapping {
+            first_gfn: gfn,
+            first_mfn: mfn,
+            nr_mfns: 1,
+            add_mapping: add,
+            padding: 0,
+        };
+        domctl(xen, what, DOMCTL_MEMORY_MAPPING, domain, &request)?;
+    }
+    Ok(format!("domain={domain} gfn={gfn:#x} mfn={mfn:#x}"))
 }
 
 fn reservation(

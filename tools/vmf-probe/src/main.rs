@@ -67,14 +67,32 @@ enum Command {
     },
     /// Copy from a page that a domain grants (GNTTABOP_copy)
     GnttabCopy { domain: u16, reference: u32 },
-    /// Map a page of a domain at a free frame of dom0, past Linux's drivers
+    /// Map a page of a domain at a free frame of dom0 or of another domain, past
+    /// Linux's drivers
     RawForeignMap {
         domain: u16,
         #[arg(value_parser = number)]
         gfn: u64,
-        /// Frame of dom0 that holds nothing
+        /// Frame that holds nothing
         #[arg(default_value = "0x3c0000", value_parser = number)]
         at: u64,
+        /// Domain that gets it, dom0 unless given
+        #[arg(long, default_value = "self", value_parser = domain)]
+        into: u16,
+    },
+    /// Take a page out of a domain's physmap (remove_from_physmap)
+    Remove {
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+    },
+    /// Map a frame of MMIO into a domain, and take it away again
+    MmioMap {
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+        #[arg(value_parser = number)]
+        mfn: u64,
     },
     /// Map a granted page at a free frame of dom0, past Linux's drivers
     RawGrantMap {
@@ -197,7 +215,14 @@ fn run(command: &Command) -> Result<String, Failure> {
             write,
             hold,
         } => map::foreign(&xen, domain, gfn, write, hold),
-        Command::RawForeignMap { domain, gfn, at } => raw::foreign(&xen, domain, gfn, at),
+        Command::RawForeignMap {
+            domain,
+            gfn,
+            at,
+            into,
+        } => raw::foreign(&xen, domain, gfn, into, at),
+        Command::Remove { domain, gfn } => raw::remove(&xen, domain, gfn),
+        Command::MmioMap { domain, gfn, mfn } => domains::mmio(&xen, domain, gfn, mfn),
         Command::RawGrantMap {
             domain,
             reference,

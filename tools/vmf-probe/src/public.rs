@@ -39,6 +39,7 @@ pub const DOMCTL_PAUSEDOMAIN: u32 = 3;
 pub const DOMCTL_UNPAUSEDOMAIN: u32 = 4;
 pub const DOMCTL_MAX_MEM: u32 = 11;
 pub const DOMCTL_IOMEM_PERMISSION: u32 = 20;
+pub const DOMCTL_MEMORY_MAPPING: u32 = 39;
 pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hap.
 pub const CDF_HVM_HAP: u32 = 0b11;
@@ -208,6 +209,18 @@ pub struct IomemPermission {
     pub pad: [u8; 7],
 }
 const _: () = assert!(size_of::<IomemPermission>() == 24);
+
+/// `struct xen_domctl_memory_mapping`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryMapping {
+    pub first_gfn: u64,
+    pub first_mfn: u64,
+    pub nr_mfns: u64,
+    pub add_mapping: u32,
+    pub padding: u32,
+}
+const _: () = assert!(size_of::<MemoryMapping>() == 32);
 
 /// `struct xen_memory_reservation`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -6,15 +6,14 @@
 //! choice, one that holds nothing.
 
 use crate::public::{
-    AddToPhysmapBatch, DOMID_SELF, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF,
-    GNTTABOP_UNMAP_GRANT_REF, HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP, MapGrantRef,
-    RemoveFromPhysmap, UnmapGrantRef, XENMAPSPACE_GMFN_FOREIGN, XENMEM_ADD_TO_PHYSMAP_BATCH,
-    XENMEM_REMOVE_FROM_PHYSMAP,
+    AddToPhysmapBatch, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF,
+    HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP, MapGrantRef, RemoveFromPhysmap, UnmapGrantRef,
+    XENMAPSPACE_GMFN_FOREIGN, XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_REMOVE_FROM_PHYSMAP,
 };
 use crate::xen::{Failure, Xen};
 
-/// Maps `gfn` of `domain` at `at` of dom0, and takes it away again.
-pub fn foreign(xen: &Xen, domain: u16, gfn: u64, at: u64) -> Result<String, Failure> {
+/// Maps `gfn` of `domain` at `at` of `into`, and takes it away again.
+pub fn foreign(xen: &Xen, domain: u16, gfn: u64, into: u16, at: u64) -> Result<String, Failure> {
     let mut frame = xen.buffer(8)?;
     frame.put(&gfn);
     let mut place = xen.buffer(8)?;
@@ -22,7 +21,7 @@ pub fn foreign(xen: &Xen, domain: u16, gfn: u64, at: u64) -> Result<String, Fail
     let mut error = xen.buffer(4)?;
     let mut request = xen.buffer(size_of::<AddToPhysmapBatch>())?;
     request.put(&AddToPhysmapBatch {
-        domid: DOMID_SELF,
+        domid: into,
         space: XENMAPSPACE_GMFN_FOREIGN,
         size: 1,
         foreign_domid: domain,
@@ -43,15 +42,22 @@ pub fn foreign(xen: &Xen, domain: u16, gfn: u64, at: u64) -> Result<String, Fail
         errno => return Err(Failure::new("add_to_physmap of the frame", errno.abs())),
     }
 
+    remove(xen, into, at)?;
+    Ok(format!("domain={domain} gfn={gfn:#x} at={at:#x}"))
+}
+
+/// Takes `gfn` out of the physmap of `domain`; whose page it is does not change.
+pub fn remove(xen: &Xen, domain: u16, gfn: u64) -> Result<String, Failure> {
+    let mut request = xen.buffer(size_of::<RemoveFromPhysmap>())?;
     request.put(&RemoveFromPhysmap {
-        domid: DOMID_SELF,
+        domid: domain,
         pad: [0; 3],
-        gpfn: at,
+        gpfn: gfn,
     });
     let arguments = [XENMEM_REMOVE_FROM_PHYSMAP, request.address(), 0, 0, 0];
     let what = "remove_from_physmap";
     xen.with(what, HYPERVISOR_MEMORY_OP, arguments, &mut [&mut request])?;
-    Ok(format!("domain={domain} gfn={gfn:#x} at={at:#x}"))
+    Ok(format!("domain={domain} gfn={gfn:#x}"))
 }
 
 /// Maps what `domain` grants by `reference` at frame `at` of dom0, and takes it

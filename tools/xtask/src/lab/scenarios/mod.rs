@@ -16,6 +16,8 @@
 //! - [`memory`]: sizes and shapes of RAM
 //! - [`sealed`]: a system whose fuse is blown as far as it goes
 //! - [`stale`]: what the TLBs still know right after the lock
+//! - [`unmapped`]: what the control domain may still do to a domain that is
+//!   protected, before the lock
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
@@ -31,6 +33,7 @@ mod open;
 mod partial;
 pub mod sealed;
 pub mod stale;
+mod unmapped;
 
 use std::time::Duration;
 
@@ -67,6 +70,7 @@ pub const GROUPS: &[&[Group]] = &[
     partial::GROUPS,
     sealed::GROUPS,
     stale::GROUPS,
+    unmapped::GROUPS,
     fault::GROUPS,
 ];
 
