@@ -49,11 +49,16 @@ pub struct Seeded<'a> {
 }
 
 /// What must fail in dom0 once domains are protected, as documented.
-const FOREIGN: [&str; 3] = [
+const FOREIGN: [&str; 5] = [
     "vmf-probe foreign-map 1 0x40100",
     "vmf-probe foreign-map 2 0x40100",
     "vmf-probe raw-foreign-map 2 0x40100",
+    "vmf-probe raw-grant-map 2 8",
+    "vmf-probe gnttab-copy 2 8",
 ];
+/// The same for what takes pages away, which after the lock succeeds without
+/// effect.
+const TAKEN: [&str; 1] = ["vmf-probe decrease 2 0x40100"];
 /// What must fail after the lock, besides.
 const LOCKED: [&str; 3] = [
     "vmf-probe populate self 0x3c0000",
@@ -107,6 +112,10 @@ fn ask(
     let survival = |error| (Oracle::Survival, error);
     session.wait_dom0().map_err(survival)?;
     scenarios::guests_go_on(session).map_err(survival)?;
+    scenarios::canary(session, "grant").map_err(survival)?;
+    for command in FOREIGN {
+        session.must(command).map_err(survival)?;
+    }
     let ids = experiment::domus(session);
     let level = if system.seal {
         Level::Seal
@@ -139,7 +148,7 @@ fn ask(
     };
     let list = experiment::arguments(&ids);
     blow(session, &format!("vmfctl protect --yes {list}"))?;
-    if let Err(error) = refused(session, &FOREIGN) {
+    if let Err(error) = refused(session, &FOREIGN).and_then(|()| refused(session, &TAKEN)) {
         spoken.insert(stopped_by(&error), first_line(&error));
     }
     let word = if system.seal { "seal" } else { "lock" };

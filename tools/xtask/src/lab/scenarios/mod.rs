@@ -133,7 +133,7 @@ fn ends(session: &mut Session, command: &str, code: i32, words: &[&str]) -> Resu
 }
 
 /// Types an action to the bare-metal canary and returns its next line about it.
-fn canary(session: &mut Session, action: &str) -> Result<String> {
+pub fn canary(session: &mut Session, action: &str) -> Result<String> {
     canary_line(session, action, 1).map(|mut lines| lines.remove(0))
 }
 
