@@ -126,7 +126,10 @@ pub trait Machine: Live {
     /// Calls `run` on every online CPU and waits; `false` if one of the calls
     /// returned `false`.
     fn on_every_cpu(&self, run: &(dyn Fn(&Self) -> bool + Sync)) -> bool;
-    /// Removes every region of every CPU's window. In the rendezvous.
+    /// Whether no CPU has anything mapped in its window. In the rendezvous.
+    fn windows_idle(&self) -> bool;
+    /// Removes every region of every CPU's window, which is idle. In the
+    /// rendezvous.
     fn clear_windows(&self);
     /// Removes every entry of every window, the system slots of this CPU's
     /// own window last. Nothing can be mapped on demand any more. In the

@@ -65,7 +65,8 @@ fn obstacles_of_the_seal_are_its_own() {
 
 #[test]
 fn an_obstacle_that_comes_up_late_is_seen() {
-    let late: [(Race, Error); 4] = [
+    let late: [(Race, Error); 5] = [
+        (|s| s.window_held.set(true), Error::Again),
         (|s| s.offline.set(1), Error::Again),
         (|s| s.its.set(true), Error::Its),
         (

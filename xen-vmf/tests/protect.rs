@@ -180,3 +180,16 @@ fn xenheap_cannot_be_pulled_away() {
     refused(&sim, 1, Error::Unsound);
     assert!(sim.memory.reaches(Mfn::new(heap).get()));
 }
+
+#[test]
+fn a_mapping_that_is_held_is_in_the_way_and_nothing_changes() {
+    for all in [false, true] {
+        let sim = Sim::new(all);
+        sim.window_held.set(true);
+        let before = sim.picture();
+        assert_eq!(fuse::protect(&sim, 1), Err(Error::Again));
+        assert!(before == sim.picture());
+        sim.window_held.set(false);
+        protected(&sim);
+    }
+}

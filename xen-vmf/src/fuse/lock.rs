@@ -3,7 +3,7 @@
 //! code that could undo the lock is not on it.
 
 use super::collect::{Facts, Needs, Share, Storage};
-use super::{domains, first_readable, preflight_machine};
+use super::{domains, first_readable, preflight_machine, windows_idle};
 use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
 use crate::buffer::Buffer;
 use crate::commit;
@@ -238,6 +238,7 @@ fn stopped<'a, M: Machine>(
     machine.rendezvous(&mut |machine| {
         let start = machine.now();
         preflight_machine(machine, seal)?;
+        windows_idle(machine)?;
         let storage = storage.take().ok_or(Error::Again)?;
         let facts = Facts::gather(machine, storage, share)?;
         if facts.stray_leaves != 0 {

@@ -4,7 +4,7 @@
 //! have to go. With `directmap=yes` whole blocks are removed where all of a
 //! block is the domain's, and mixed blocks are split.
 
-use super::{RunCounter, domain, first_readable, preflight_domain};
+use super::{RunCounter, domain, first_readable, preflight_domain, windows_idle};
 use crate::addr::Mfn;
 use crate::buffer::Buffer;
 use crate::commit;
@@ -109,6 +109,7 @@ fn stopped<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<
     machine.rendezvous(&mut |machine| {
         // Once more: an idle CPU may have finished something.
         preflight_domain(machine, domain)?;
+        windows_idle(machine)?;
         if machine.directmap_all() {
             tally = remove(machine, domain, work)?;
         }

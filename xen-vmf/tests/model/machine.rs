@@ -42,6 +42,8 @@ pub struct Sim {
     pub needs_firmware: Cell<bool>,
     /// CPUs read back what the first one did not.
     pub unlike: Cell<bool>,
+    /// Some CPU holds a mapping of its window.
+    pub window_held: Cell<bool>,
     /// What the frozen page says about firmware calls.
     pub no_smc: Cell<Option<bool>>,
     pub before_stop: RefCell<Option<Hook>>,
@@ -456,8 +458,13 @@ impl Machine for Sim {
         (0..CPUS).all(|_| run(self))
     }
 
-    fn clear_windows(&self) {
+    fn windows_idle(&self) -> bool {
         assert!(self.stopped.get());
+        !self.window_held.get()
+    }
+
+    fn clear_windows(&self) {
+        assert!(self.stopped.get() && !self.window_held.get());
         self.memory.log(Op::ClearWindows);
         for (i, &table) in self.window_tables.iter().enumerate() {
             if i % TABLES != TABLES - 1 {
