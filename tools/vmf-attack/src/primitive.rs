@@ -208,6 +208,12 @@ impl Primitive {
         self.end(self.raw([CALL, cpu.into(), function, 0]))?;
         Ok(self.result(0))
     }
+
+    /// L3: calls a function of the boot without arguments, on a CPU, and puts
+    /// HCR_EL2 back, which such code writes for no vCPU.
+    pub fn call_boot_code(&self, cpu: u32, function: u64) -> Result<(), Stop> {
+        self.end(self.raw([CALL, cpu.into(), function, 1]))
+    }
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ enum Command {
         #[command(flatten)]
         options: mutants::Options,
     },
+    /// Write the statuses in docs/threat-model.md from the last attacks (`test --filter lab/attack`)
+    Statuses,
     /// Get Xen's source, the guests' kernel and all else that is not in the repository
     Fetch,
     /// Say what is missing on this machine, and the command that mends it
@@ -178,6 +180,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Mutants { source, options } => {
             let (site, _lock) = source.site()?;
             mutants::run(&site, &options)
+        }
+        Command::Statuses => {
+            let (site, _lock) = Source { xen: None }.site()?;
+            lab::write_statuses(&site).map(|()| true)
         }
         Command::Fetch => {
             let (site, _lock) = Source { xen: None }.site()?;

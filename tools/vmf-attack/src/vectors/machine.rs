@@ -118,32 +118,18 @@ impl Vector for Vectors {
     fn facts(&self) -> Facts {
         facts(
             "V14",
-            "jump to Xen's own `msr vbar_el2` (with Xen's own vectors; counts when it runs)",
+            "call init_traps(), which loads VBAR_EL2 (with Xen's own vectors; counts when it returns)",
             Attacker::L3,
             Level::Seal,
         )
     }
 
     fn attempt(&mut self, lab: &mut Lab) -> Result<Outcome, Failure> {
-        // In install_bp_hardening_vecs(): a spin lock in x22 is released
-        // behind it, and what is popped from the stack is the way back.
-        let code = lab.symbols.code("msr-vbar_el2");
-        let Some(msr) = code.iter().find(|code| code.register() == 19) else {
-            return Ok(Outcome::NotAttempted(
-                "the instruction is only in code that changes more than VBAR_EL2".into(),
-            ));
-        };
-        let vectors = lab.symbols.symbol("hyp_traps_vector")?;
-        let registers = [(19, vectors), (22, lab.scratch)];
-        Ok(
-            match lab.primitive.jump(lab.cpus - 1, msr.address, &registers) {
-                Ok(_) => Outcome::Success(format!(
-                    "VBAR_EL2 of a CPU was written at {:#x}",
-                    msr.address
-                )),
-                Err(stop) => Outcome::Failed(stop.to_string()),
-            },
-        )
+        let code = lab.symbols.symbol("init_traps")?;
+        Ok(match lab.primitive.call_boot_code(lab.cpus - 1, code) {
+            Ok(()) => Outcome::Success(format!("VBAR_EL2 of a CPU was written by {code:#x}")),
+            Err(stop) => Outcome::Failed(stop.to_string()),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 33] = [
+const SYMBOLS: [&str; 34] = [
     "_start",
     "access_guest_memory_by_gpa",
     "alloc_xenheap_pages",
@@ -25,6 +25,7 @@ const SYMBOLS: [&str; 33] = [
     "domain_list",
     "host_its_list",
     "hyp_traps_vector",
+    "init_traps",
     "init_ttbr",
     "map_domain_page",
     "map_domain_page_global",
@@ -65,12 +66,11 @@ const MEMBERS: [(&str, &str); 10] = [
 ];
 /// Instructions: name, value, and the mask of what has to be that (the others
 /// hold the register). Arm ARM C6.2 MSR (register), SMC.
-const CODE: [(&str, u32, u32); 6] = [
+const CODE: [(&str, u32, u32); 5] = [
     ("msr-ttbr0_el2", 0xd51c_2000, !0x1f),
     ("msr-sctlr_el2", 0xd51c_1000, !0x1f),
     ("msr-vttbr_el2", 0xd51c_2100, !0x1f),
     ("msr-hcr_el2", 0xd51c_1100, !0x1f),
-    ("msr-vbar_el2", 0xd51c_c000, !0x1f),
     ("smc", 0xd400_0003, !0),
 ];
 /// How many words of code are shown at each place.

@@ -34,6 +34,7 @@ mod report;
 mod scenarios;
 mod seeded;
 mod session;
+mod statuses;
 mod stub;
 mod suite;
 mod touch;
@@ -47,6 +48,7 @@ pub use self::profile::Cpu;
 use self::profile::Profile;
 pub use self::seeded::{Seeded, SeededSystem};
 use self::session::Session;
+pub use self::statuses::write as write_statuses;
 pub use self::suite::suite;
 use crate::site::Site;
 
@@ -76,7 +78,7 @@ pub struct SuiteOptions {
     /// Boot every combination of the matrix, not only every pair of values
     #[arg(long)]
     full: bool,
-    /// Boot the systems with attack primitives as well (`--full` does)
+    /// Boot the attacks' system with directmap=no as well (`--full` does)
     #[arg(long)]
     attacks: bool,
     /// How many machines run side by side

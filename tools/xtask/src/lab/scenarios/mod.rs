@@ -6,7 +6,8 @@
 //!
 //! - [`audit`]: what the verifier says of a real machine, and of damaged copies
 //!   of its dump
-//! - [`attack`]: the attackers of the threat model, before and after
+//! - [`attack`]: the attackers of the threat model, before and after; with
+//!   `directmap=no` only on request
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
 //! - [`blown`]: a system after the blow: what its domains may still try
@@ -56,11 +57,12 @@ pub struct Group {
     pub tests: &'static [(&'static str, Test)],
 }
 
-/// Systems with the attack primitives, for `--full` and `--attacks`.
-pub const ATTACKS: &[Group] = attack::GROUPS;
+/// Further systems with the attack primitives, for `--full` and `--attacks`.
+pub const ATTACKS: &[Group] = attack::FURTHER;
 
 /// All others, the long ones first, so that they do not come last alone.
 pub const GROUPS: &[&[Group]] = &[
+    attack::GROUPS,
     blown::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
