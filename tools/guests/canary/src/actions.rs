@@ -12,6 +12,7 @@ use canary_core::script::Action;
 use xen_vmf_abi::{XENVMF_lock, XENVMF_protect, XENVMF_status, XENVMF_status_domain_protected};
 
 use crate::clock::Clock;
+use crate::hostile;
 use crate::hypercall::{self, DOMID_INVALID, DOMID_SELF};
 use crate::machine::Machine;
 use crate::mmu::{self, Kind};
@@ -90,6 +91,11 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
             Ok(port) => say!("{name}: port {port} send {}", hypercall::send(port)),
             Err(result) => say!("{name}: alloc_unbound {result}"),
         },
+        Action::Steal(domain, frame) => {
+            let own = domain == DOMID_SELF && frame == 0;
+            let frame = if own { around.spare_page >> 12 } else { frame };
+            hostile::steal(name, domain, frame, NOTHING >> 12);
+        }
         Action::Spam => spam(name, around.clock),
     }
 }

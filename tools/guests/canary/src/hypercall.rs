@@ -15,9 +15,9 @@
 use core::fmt;
 
 use xen_sys::{
-    __HYPERVISOR_console_io, __HYPERVISOR_event_channel_op, __HYPERVISOR_memory_op,
-    __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write, EVTCHNOP_alloc_unbound,
-    EVTCHNOP_send, SCHEDOP_poll, evtchn_alloc_unbound_t, evtchn_send_t,
+    __HYPERVISOR_console_io, __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op,
+    __HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write,
+    EVTCHNOP_alloc_unbound, EVTCHNOP_send, SCHEDOP_poll, evtchn_alloc_unbound_t, evtchn_send_t,
 };
 use xen_vmf_abi::__HYPERVISOR_vmf_op;
 
@@ -86,6 +86,24 @@ unsafe fn call4(op: u32, a: u64, b: u64, c: u64, d: u64) -> Return {
 pub fn vmf_op(cmd: u64, domid: u64, arg0: u64, arg1: u64) -> Return {
     // SAFETY: the command touches no memory that Rust knows of.
     unsafe { call4(__HYPERVISOR_vmf_op, cmd, domid, arg0, arg1) }
+}
+
+/// `memory_op` with a structure.
+///
+/// # Safety
+/// The command's structure is at `pointer`, and what it points to is valid.
+pub unsafe fn memory_op(cmd: u64, pointer: u64) -> Return {
+    // SAFETY: the caller's promise.
+    unsafe { call2(__HYPERVISOR_memory_op, cmd, pointer) }
+}
+
+/// `domctl`.
+///
+/// # Safety
+/// A `struct xen_domctl` is at `pointer`.
+pub unsafe fn domctl(pointer: u64) -> Return {
+    // SAFETY: the caller's promise; the second argument is not used.
+    unsafe { call2(__HYPERVISOR_domctl, pointer, 0) }
 }
 
 /// Writes to Xen's own console.

@@ -51,6 +51,7 @@
 //! | `reboot`, `poweroff` | PSCI SYSTEM_RESET, SYSTEM_OFF | `now`; `refused R` if it comes back |
 //! | `grant[:DOM]` | grants a page to DOM (0) | `ref R gfn G to domain D`; the page begins with 0x63616e6172790000 |
 //! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
+//! | `steal:DOM:GFN` | asks Xen for that page of DOM in all ways that a domain has (0x7ff0 is itself: then GFN 0 is the page that can be granted, and comes back) | `foreign R, exchange R, …` |
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
 #![no_std]
 #![no_main]
@@ -63,6 +64,7 @@ mod actions;
 mod boot;
 mod clock;
 mod console;
+mod hostile;
 mod hypercall;
 mod machine;
 mod mmio;

@@ -35,6 +35,8 @@ pub enum Action {
     Grant(Option<u16>),
     /// Allocates an event channel for a domain, 0 unless given, and sends.
     Evtchn(Option<u16>),
+    /// Asks for a page of a domain (its frame) in all ways that there are.
+    Steal(u16, u64),
     /// Traps as fast as possible for a second.
     Spam,
 }
@@ -57,6 +59,7 @@ impl Action {
             Self::PowerOff => "poweroff",
             Self::Grant(_) => "grant",
             Self::Evtchn(_) => "evtchn",
+            Self::Steal(..) => "steal",
             Self::Spam => "spam",
         }
     }
@@ -102,6 +105,7 @@ impl Action {
             "poweroff" => (0, Self::PowerOff),
             "grant" => (1, Self::Grant(domain)),
             "evtchn" => (1, Self::Evtchn(domain)),
+            "steal" => (2, Self::Steal(domain?, arguments[1]?)),
             "spam" => (0, Self::Spam),
             _ => return None,
         };
@@ -317,6 +321,11 @@ mod tests {
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }
+        assert_eq!(
+            Action::parse("steal:2:0x40100"),
+            Some(Action::Steal(2, 0x4_0100))
+        );
+        assert_eq!(Action::parse("steal:2"), None);
         assert_eq!(Action::parse("grant:70000"), None);
         assert_eq!(
             Action::parse("unmapped:0x5000"),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Error, Result, anyhow, ensure};
+use serde_json::Value;
 use vmf_audit::report::{Level, Verdict};
 
 use super::audit;
@@ -59,6 +60,8 @@ const FOREIGN: [&str; 5] = [
 /// The same for what takes pages away, which after the lock succeeds without
 /// effect.
 const TAKEN: [&str; 1] = ["vmf-probe decrease 2 0x40100"];
+/// Fewer pages than any domain of the lab has.
+const LEAKED: u64 = 1024;
 /// What must fail after the lock, besides.
 const LOCKED: [&str; 3] = [
     "vmf-probe populate self 0x3c0000",
@@ -195,9 +198,20 @@ fn afterwards(session: &mut Session) -> Result<()> {
     refused(session, &FOREIGN)?;
     refused(session, &LOCKED)?;
     // A guest's memory is freed and scrubbed, or not.
+    let before = leaked(session)?;
     session.must("vmf-probe destroy 1")?;
     session.must("sleep 2; vmf-probe domains")?;
+    ensure!(
+        leaked(session)? > before + LEAKED,
+        "the memory of a domain that goes is not leaked"
+    );
     scenarios::dom0_goes_on(session)
+}
+
+fn leaked(session: &mut Session) -> Result<u64> {
+    let status: Value = serde_json::from_str(&session.must("vmfctl status --json")?)?;
+    let leaked = status["counters"]["leaked_pages"].as_u64();
+    leaked.ok_or_else(|| anyhow!("vmfctl status counts no leaked pages: {status}"))
 }
 
 fn refused(session: &mut Session, commands: &[&str]) -> Result<()> {

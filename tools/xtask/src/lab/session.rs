@@ -219,8 +219,7 @@ impl Session {
             let lines = seen.streams.lines.iter();
             lines
                 .filter_map(|line| line.text.split_once("*** Serial input to "))
-                .filter_map(|(_, rest)| rest.split_whitespace().next())
-                .map(str::to_owned)
+                .filter_map(|(_, rest)| focused(rest))
                 .collect()
         };
         let before = self.look(seen)?.len();
@@ -517,9 +516,27 @@ fn pulse<'a>(lines: impl Iterator<Item = &'a str>) -> Pulse {
     pulse
 }
 
+/// Whom Xen names as the one that has the input. A domain that had it before
+/// may have written a character behind the name.
+fn focused(text: &str) -> Option<String> {
+    if text.starts_with("Xen") {
+        return Some("Xen".to_owned());
+    }
+    let rest = text.strip_prefix("DOM")?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    (digits != 0).then(|| format!("DOM{}", &rest[..digits]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_the_input() {
+        assert_eq!(focused("Xen (type 'CTRL-a'").as_deref(), Some("Xen"));
+        assert_eq!(focused("DOM3h (type").as_deref(), Some("DOM3"));
+        assert_eq!(focused("DOMh"), None);
+    }
 
     #[test]
     fn output_is_what_stands_between_the_marks() {

@@ -60,7 +60,9 @@ pub const GROUPS: &[Group] = &[
         system: hostile_system,
         tests: &[
             ("a-hostile-domu-gets-what-it-was-granted", granted),
+            ("a-hostile-domu-does-to-itself-what-it-may", own),
             ("V05-before-during-and-after-the-blow", hostile),
+            ("V05-V06-other-hypercalls-before-during-and-after", thief),
         ],
     },
     Group {
@@ -112,6 +114,12 @@ const EXPENDABLE: u16 = 3;
 const EXPENDABLE_WORDS: &str = "seed=0x0ddba11 spam@15+";
 /// The Linux domU, where it tries to get at pages of the others all the time.
 const HOSTILE: u16 = LINUX;
+/// A bare-metal domU that asks for a page of the canary's in all other ways.
+const THIEF: u16 = 3;
+/// A frame of the canary's pattern.
+const STOLEN: &str = "0x40100";
+/// What it is told when it asks for its own.
+const OWN: [&str; 2] = ["replace 0, remove 0", "decrease 1, populate 1"];
 /// What the hostile domain has a right to: the page that it was granted.
 const RIGHTS: [&str; 2] = ["gnttab-copy:2", "grant-map:2"];
 /// The banner of the build option.
@@ -150,6 +158,13 @@ fn hostile_system(profile: &mut Profile) {
         } else {
             domain.arguments += &format!(" grant:{HOSTILE}@1");
         }
+    }
+    let canaries = |domain: &&Domain| domain.guest == Guest::Canary;
+    if let Some(canary) = profile.domains.iter().find(canaries).cloned() {
+        profile.domains.push(Domain {
+            arguments: format!("seed=0x7e1f steal:{CANARY}:{STOLEN}@2+"),
+            ..canary
+        });
     }
 }
 
@@ -274,6 +289,53 @@ fn hostile(session: &mut Session) -> Result<()> {
         !after.is_empty() && after.iter().all(Vec::is_empty),
         "after the blow the hostile domU gets {after:?}"
     );
+    session.beats(CANARY, 2).map(drop)
+}
+
+/// The hypercalls are what they should be: on itself they succeed.
+fn own(session: &mut Session) -> Result<()> {
+    session.beats(THIEF, 3)?;
+    ensure!(
+        !tries(session)?.is_empty(),
+        "the thief has not tried another's page"
+    );
+    session.type_to_domain(THIEF, "steal:0x7ff0:0")?;
+    for done in OWN {
+        session.wait_domain(THIEF, done, ACTION)?;
+    }
+    Ok(())
+}
+
+/// What the thief was told, each time.
+fn tries(session: &Session) -> Result<Vec<String>> {
+    let lines = session.domain_lines(THIEF)?;
+    let tries = lines
+        .iter()
+        .filter_map(|line| line.split_once("canary: steal: "));
+    Ok(tries.map(|(_, what)| what.to_owned()).collect())
+}
+
+/// It has gone on while the fuse was blown, and got nothing, ever.
+fn thief(session: &mut Session) -> Result<()> {
+    state_is(session, "locked")?;
+    let before = tries(session)?.len();
+    session.beats(THIEF, 3)?;
+    let tries = tries(session)?;
+    ensure!(tries.len() > before, "the thief has given up");
+    for (number, what) in tries.iter().enumerate() {
+        if OWN.iter().any(|done| what.contains(done)) {
+            continue;
+        }
+        for part in what.trim().split(", ") {
+            let (call, result) = part.split_once(' ').unwrap_or((part, ""));
+            // How many pages, or an errno.
+            let refused = match call {
+                "decrease" | "populate" => result == "0" || result.starts_with('-'),
+                _ => result.starts_with('-'),
+            };
+            ensure!(refused, "try {number}: {call} returns {result}: {what}");
+        }
+    }
     session.beats(CANARY, 2).map(drop)
 }
 
