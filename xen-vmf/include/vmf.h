@@ -337,8 +337,13 @@
 #define XENVMF_obstacle_iommu 13
 
 /*
+ * Machine: CPUs that can write samples or traces to memory (SPE, TRBE).
+ */
+#define XENVMF_obstacle_trace_units 14
+
+/*
  * Number of obstacles.
  */
-#define XENVMF_obstacle_end 14
+#define XENVMF_obstacle_end 15
 
 #endif  /* __XEN_PUBLIC_VMF_H__ */

@@ -36,6 +36,8 @@ pub enum Error {
     Its,
     /// An IOMMU is in use.
     Iommu,
+    /// CPUs can write samples or traces to memory.
+    TraceUnits,
     /// A device is assigned to the domain.
     Devices,
     /// No memory for tables or lists.
@@ -68,6 +70,7 @@ impl Error {
             Error::PvPages => 98,
             Error::Its => 18,
             Error::Iommu => 99,
+            Error::TraceUnits => 61,
             Error::Devices => 19,
             Error::NoMemory => 12,
             Error::Unsound => 5,

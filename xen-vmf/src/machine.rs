@@ -100,6 +100,8 @@ pub trait Machine: Live {
     fn its_in_use(&self) -> bool;
     /// Whether an IOMMU is in use.
     fn iommu_in_use(&self) -> bool;
+    /// CPUs that can write samples or traces to memory (SPE, TRBE).
+    fn trace_units(&self) -> u32;
     /// Whether a CPU calls firmware on every entry from a guest, or on some.
     fn needs_firmware(&self) -> bool;
 

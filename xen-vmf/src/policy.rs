@@ -8,7 +8,7 @@
 //! | image | Xen's own image but for the tables in it, and for what `seal` takes; the frozen page becomes read-only |
 //! | fixmap | devices |
 //! | frametable | the frametable |
-//! | vmap | devices and Xen's own memory; no table, no protected page, no second mapping of the image |
+//! | vmap | devices (of redistributors, what controls them becomes read-only) and Xen's own memory; no table, no protected page, no second mapping of the image |
 //! | directmap | the xenheap, and RAM that unprotected domains can reach |
 //! | anywhere else | nothing |
 //!
@@ -53,9 +53,51 @@ pub struct Layout {
     pub smc_text: Extent,
     /// The page of the image that is read-only from the lock on.
     pub frozen: Mfn,
+    /// Redistributors of the interrupt controller; unused ones are empty.
+    pub redistributors: [Redistributors; REDISTRIBUTORS],
 }
 
-static_assertions::const_assert_eq!(size_of::<Layout>(), 27 * 8);
+static_assertions::const_assert_eq!(size_of::<Layout>(), (27 + 3 * REDISTRIBUTORS) * 8);
+
+/// Most regions of redistributors that the fuse knows; with more, the glue says
+/// that an ITS is in use.
+pub const REDISTRIBUTORS: usize = 4;
+
+/// A region of redistributors (GICv3, Arm IHI 0069, 12.10), one behind the
+/// other: 64 KiB that control it (RD_base), 64 KiB for SGIs and PPIs, and with
+/// GICv4 128 KiB for virtual LPIs.
+///
+/// A redistributor reads and writes the tables of LPIs in memory, by physical
+/// addresses that are written to RD_base, whether or not Xen uses LPIs. So from
+/// the lock on, all but the part for SGIs and PPIs is read-only. Xen goes on
+/// reading GICR_CTLR there, and writes nothing but when a CPU comes up.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Redistributors {
+    /// First frame.
+    pub start: u64,
+    /// Frames.
+    pub pages: u64,
+    /// Frames from one redistributor to the next.
+    pub stride: u64,
+}
+
+impl Redistributors {
+    /// Pages of RD_base, and of the part for SGIs and PPIs.
+    const PART: u64 = 16;
+
+    /// How many of `frames` control a redistributor.
+    fn control(&self, frames: &Extent) -> u64 {
+        let all = Extent::new(Mfn::new(self.start), self.pages);
+        let mut control = frames.overlap(&all);
+        let mut at = self.start + Self::PART;
+        while control != 0 && self.stride != 0 && at < all.end() {
+            control -= frames.overlap(&Extent::new(Mfn::new(at), Self::PART));
+            at += self.stride;
+        }
+        control
+    }
+}
 
 /// What goes besides, so that the lock cannot be undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +203,14 @@ impl Policy for Lock<'_> {
         match self.retained(va, &frames) {
             0 => Verdict::Remove,
             n if n == frames.pages && taken == 0 => {
-                if frames.contains(self.layout.frozen) {
+                let control = self.layout.redistributors.iter();
+                let control: u64 = control.map(|each| each.control(&frames)).sum();
+                if frames.contains(self.layout.frozen) || control == frames.pages {
                     Verdict::ReadOnly
-                } else {
+                } else if control == 0 {
                     Verdict::Keep
+                } else {
+                    Verdict::Mixed
                 }
             }
             _ if taken == frames.pages => Verdict::Remove,

@@ -41,6 +41,7 @@ unsafe extern "C" {
     fn vmf_c_cpus_offline() -> u32;
     fn vmf_c_its_in_use() -> bool;
     fn vmf_c_iommu_in_use() -> bool;
+    fn vmf_c_trace_units() -> u32;
     fn vmf_c_alloc(bytes: usize) -> *mut u8;
     fn vmf_c_free(buffer: *mut u8, bytes: usize);
     fn vmf_c_alloc_table() -> u64;
@@ -333,6 +334,11 @@ impl Machine for Xen {
     fn its_in_use(&self) -> bool {
         // SAFETY: plain read.
         unsafe { vmf_c_its_in_use() }
+    }
+
+    fn trace_units(&self) -> u32 {
+        // SAFETY: reads what was read from each CPU when it came up.
+        unsafe { vmf_c_trace_units() }
     }
 
     fn iommu_in_use(&self) -> bool {

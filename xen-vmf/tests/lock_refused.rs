@@ -35,6 +35,9 @@ fn each_obstacle_is_named() {
         let sim = ready(all);
         sim.iommu.set(true);
         refused(&sim, Error::Iommu);
+        sim.iommu.set(false);
+        sim.trace_units.set(2);
+        refused(&sim, Error::TraceUnits);
         sim.its.set(true);
         refused(&sim, Error::Its);
         sim.offline.set(1);

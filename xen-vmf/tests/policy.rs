@@ -3,7 +3,7 @@
 
 mod model;
 
-use model::{FRAMETABLE, FROZEN, IMAGE, RAM, STATIC, XENHEAP, dm, layout, vaddr};
+use model::{FRAMETABLE, FROZEN, GICR, GICR_PAGES, IMAGE, RAM, STATIC, XENHEAP, dm, layout, vaddr};
 use xen_vmf::addr::Mfn;
 use xen_vmf::extents::{Extent, FrameSet};
 use xen_vmf::plan::{Policy, Verdict, Verdict::*};
@@ -168,4 +168,27 @@ fn memory_of_the_boot_time_code_is_not_the_image() {
     assert_eq!(layout.in_image(&run(IMAGE.start.get() + 3, 1)), 1);
     assert_eq!(layout.in_image(&run(IMAGE.start.get() + 4, 2)), 0);
     assert_eq!(layout.in_image(&layout.image_frames), IMAGE.pages - 2);
+}
+
+#[test]
+fn what_controls_a_redistributor_is_read_only() {
+    let l = layout();
+    let cases: [(u64, u64, Verdict); 8] = [
+        (0, 1, ReadOnly),
+        (0, 16, ReadOnly),
+        (16, 16, Keep),
+        (31, 1, Keep),
+        (32, 32, ReadOnly),
+        (15, 2, Mixed),
+        (64 + 16, 1, Keep),
+        (GICR_PAGES, 16, Keep),
+    ];
+    with_sets(&mut lists(), |lock| {
+        for (first, pages, expected) in cases {
+            for at in [l.vmap.start, l.fixmap.start] {
+                let found = lock.verdict(vaddr(at), run(GICR + first, pages));
+                assert_eq!(found, expected, "{first} {pages}");
+            }
+        }
+    });
 }

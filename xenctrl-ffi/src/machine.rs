@@ -157,6 +157,8 @@ pub enum Obstacle {
     FirmwareCalls,
     /// An IOMMU is in use.
     Iommu,
+    /// CPUs can write samples or traces to memory (SPE, TRBE).
+    TraceUnits,
 }
 
 impl Obstacle {
@@ -171,12 +173,13 @@ impl Obstacle {
         Self::Protected,
     ];
     /// Those of the machine.
-    pub const MACHINE: [Self; 7] = [
+    pub const MACHINE: [Self; 8] = [
         Self::Locked,
         Self::NothingProtected,
         Self::CpusOffline,
         Self::Its,
         Self::Iommu,
+        Self::TraceUnits,
         Self::Stage2Leaves,
         Self::FirmwareCalls,
     ];
@@ -199,6 +202,7 @@ impl Obstacle {
             Self::Stage2Leaves => abi::XENVMF_obstacle_stage2_leaves,
             Self::FirmwareCalls => abi::XENVMF_obstacle_firmware_calls,
             Self::Iommu => abi::XENVMF_obstacle_iommu,
+            Self::TraceUnits => abi::XENVMF_obstacle_trace_units,
         }
     }
 
@@ -220,6 +224,7 @@ impl Obstacle {
             Self::Stage2Leaves => "stage2-leaves",
             Self::FirmwareCalls => "firmware-calls",
             Self::Iommu => "iommu",
+            Self::TraceUnits => "trace-units",
         }
     }
 }

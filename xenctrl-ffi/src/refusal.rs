@@ -42,6 +42,8 @@ pub enum Refusal {
     NoMemory,
     /// EADDRNOTAVAIL: an IOMMU is in use.
     Iommu,
+    /// ENODATA: CPUs can write samples or traces to memory.
+    TraceUnits,
     /// E2BIG: a domain's VMID is too large for the frozen page.
     TooManyDomains,
     /// ENOEXEC: a work-around of a CPU calls firmware.
@@ -56,7 +58,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every documented refusal, with its errno.
-    pub const DOCUMENTED: [(i32, Self); 21] = [
+    pub const DOCUMENTED: [(i32, Self); 22] = [
         (libc::ENOSYS, Self::Unknown),
         (libc::EINVAL, Self::Invalid),
         (libc::EPERM, Self::NotControlDomain),
@@ -75,6 +77,7 @@ impl Refusal {
         (libc::ENOMEM, Self::NoMemory),
         (libc::EIO, Self::PlanRejected),
         (libc::EADDRNOTAVAIL, Self::Iommu),
+        (libc::ENODATA, Self::TraceUnits),
         (libc::E2BIG, Self::TooManyDomains),
         (libc::ENOEXEC, Self::NeedsFirmware),
         (libc::ERANGE, Self::UnlikeCpus),
@@ -111,6 +114,7 @@ impl Refusal {
             Self::NoMemory => libc::ENOMEM,
             Self::PlanRejected => libc::EIO,
             Self::Iommu => libc::EADDRNOTAVAIL,
+            Self::TraceUnits => libc::ENODATA,
             Self::TooManyDomains => libc::E2BIG,
             Self::NeedsFirmware => libc::ENOEXEC,
             Self::UnlikeCpus => libc::ERANGE,
@@ -140,6 +144,7 @@ impl Refusal {
             Self::NoMemory => "no-memory",
             Self::PlanRejected => "plan-rejected",
             Self::Iommu => "iommu",
+            Self::TraceUnits => "trace-units",
             Self::TooManyDomains => "too-many-domains",
             Self::NeedsFirmware => "needs-firmware",
             Self::UnlikeCpus => "unlike-cpus",
@@ -169,6 +174,7 @@ impl fmt::Display for Refusal {
             Self::NoMemory => "the xenheap is full; boot Xen with a larger xenheap_megabytes=",
             Self::PlanRejected => "the plan of the lock did not pass its check and nothing was changed; Xen's log (xl dmesg) says which",
             Self::Iommu => "an IOMMU is in use; boot Xen with iommu=no",
+            Self::TraceUnits => "CPUs can write samples or traces to memory (SPE, TRBE)",
             Self::TooManyDomains => "there have been too many domains since boot; boot again and blow the fuse earlier",
             Self::NeedsFirmware => "a work-around of a CPU calls firmware on entry from a guest; keep firmware calls, or do without the work-around",
             Self::UnlikeCpus => "the CPUs differ in HCR_EL2; use CPUs of one kind",
@@ -205,7 +211,7 @@ mod tests {
     fn numbers_are_those_of_xens_errno_h() {
         // public/errno.h, which is generic Linux.
         let xen = [
-            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5, 99, 7, 8, 34,
+            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5, 99, 61, 7, 8, 34,
         ];
         assert_eq!(Refusal::DOCUMENTED.map(|(errno, _)| errno), xen);
     }

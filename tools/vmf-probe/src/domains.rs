@@ -7,14 +7,16 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::public::{
     AllocUnbound, CDF_HVM_HAP, CreateDomain, DOMCTL_CREATEDOMAIN, DOMCTL_DESTROYDOMAIN,
-    DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM, DOMCTL_MEMORY_MAPPING,
-    DOMCTL_SET_PAGING_MEMPOOL_SIZE, DOMID_SELF, DOMINF_DYING, DOMINF_PAUSED, DOMINF_SHUTDOWN,
-    DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE, EVTCHNOP_SEND,
-    GetDomainInfoList, HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP,
-    HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission, MemoryMapping, MemoryReservation,
-    PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS, SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION,
-    SYSCTL_PHYSINFO, SYSCTL_READCONSOLE, Sysctl, XENMEM_DECREASE_RESERVATION,
-    XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET, XENVER_EXTRAVERSION, XENVER_VERSION,
+    DOMCTL_GETVCPUCONTEXT, DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM,
+    DOMCTL_MEMORY_MAPPING, DOMCTL_PAUSEDOMAIN, DOMCTL_SET_PAGING_MEMPOOL_SIZE,
+    DOMCTL_SETVCPUCONTEXT, DOMCTL_UNPAUSEDOMAIN, DOMID_SELF, DOMINF_DYING, DOMINF_PAUSED,
+    DOMINF_SHUTDOWN, DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE,
+    EVTCHNOP_SEND, GetDomainInfoList, HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP,
+    HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission,
+    MemoryMapping, MemoryReservation, PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS,
+    SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION, SYSCTL_PHYSINFO, SYSCTL_READCONSOLE,
+    Sysctl, VcpuContext, XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET,
+    XENVER_EXTRAVERSION, XENVER_VERSION,
 };
 use crate::xen::{Buffer, Failure, Xen};
 
@@ -169,6 +171,45 @@ pub fn iomem(xen: &Xen, domain: u16, mfn: u64, allow: bool) -> Result<String, Fa
     let cmd = DOMCTL_IOMEM_PERMISSION;
     domctl(xen, "iomem_permission", cmd, domain, &request)?;
     Ok(format!("domain={domain} mfn={mfn:#x} allow={allow}"))
+}
+
+/// Reads the registers of a domain's first vCPU and, with `set`, writes them
+/// back as they were; with `reset` only resets it.
+pub fn registers(xen: &Xen, domain: u16, set: bool, reset: bool) -> Result<String, Failure> {
+    if reset {
+        let request = VcpuContext {
+            vcpu: 0,
+            pad: 0,
+            context: 0,
+        };
+        let cmd = DOMCTL_SETVCPUCONTEXT;
+        domctl(xen, "setvcpucontext (reset)", cmd, domain, &request)?;
+        return Ok(format!("domain={domain} reset=done"));
+    }
+    // A good deal larger than `vcpu_guest_context_t`.
+    let context = xen.buffer(4096)?;
+    let request = VcpuContext {
+        vcpu: 0,
+        pad: 0,
+        context: context.address(),
+    };
+    if set {
+        simple(xen, domain, DOMCTL_PAUSEDOMAIN)?;
+    }
+    let both = || {
+        let cmd = DOMCTL_GETVCPUCONTEXT;
+        domctl(xen, "getvcpucontext", cmd, domain, &request)?;
+        if set {
+            let cmd = DOMCTL_SETVCPUCONTEXT;
+            domctl(xen, "setvcpucontext", cmd, domain, &request)?;
+        }
+        Ok(format!("domain={domain} set={set}"))
+    };
+    let done = both();
+    if set {
+        simple(xen, domain, DOMCTL_UNPAUSEDOMAIN)?;
+    }
+    done
 }
 
 /// Maps the frame `mfn` of MMIO at `gfn` of a domain, and takes it away again.

@@ -86,6 +86,23 @@ enum Command {
         #[arg(value_parser = number)]
         gfn: u64,
     },
+    /// Read the registers of a domain's first vCPU
+    Registers {
+        domain: u16,
+        /// Write them back, with the domain paused
+        #[arg(long)]
+        set: bool,
+        /// Reset the vCPU, and nothing else
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Map the frame of a domain's grant table (acquire_resource)
+    GrantTable {
+        domain: u16,
+        /// Seconds to keep the mapping
+        #[arg(long, default_value_t = 0)]
+        hold: u64,
+    },
     /// Map a frame of MMIO into a domain, and take it away again
     MmioMap {
         domain: u16,
@@ -222,6 +239,8 @@ fn run(command: &Command) -> Result<String, Failure> {
             into,
         } => raw::foreign(&xen, domain, gfn, into, at),
         Command::Remove { domain, gfn } => raw::remove(&xen, domain, gfn),
+        Command::Registers { domain, set, reset } => domains::registers(&xen, domain, set, reset),
+        Command::GrantTable { domain, hold } => map::grant_table(&xen, domain, hold),
         Command::MmioMap { domain, gfn, mfn } => domains::mmio(&xen, domain, gfn, mfn),
         Command::RawGrantMap {
             domain,

@@ -32,6 +32,18 @@ struct MmapBatch {
 }
 const _: () = assert!(size_of::<MmapBatch>() == 32);
 
+/// `struct privcmd_mmap_resource`.
+#[repr(C)]
+struct MmapResource {
+    dom: u16,
+    kind: u32,
+    id: u32,
+    idx: u32,
+    num: u64,
+    addr: u64,
+}
+const _: () = assert!(size_of::<MmapResource>() == 32);
+
 /// `struct ioctl_gntdev_map_grant_ref` with one reference.
 #[repr(C)]
 struct MapGrantRef {
@@ -145,6 +157,28 @@ pub fn foreign(
         page.write(value);
     }
     let line = format!("domain={domain} gfn={gfn:#x} word={:#018x}", page.read());
+    Ok(hold(line, seconds))
+}
+
+/// Maps the first frame of the grant table of `domain`.
+pub fn grant_table(xen: &Xen, domain: u16, seconds: u64) -> Result<String, Failure> {
+    let page = Page::map(xen.privcmd(), 0, "mmap of privcmd")?;
+    let request = MmapResource {
+        dom: domain,
+        // XENMEM_resource_grant_table, its shared frames
+        kind: 1,
+        id: 0,
+        idx: 0,
+        num: 1,
+        addr: page.0.expose_provenance() as u64,
+    };
+    let number = ioc(b'P', 7, size_of::<MmapResource>());
+    // SAFETY: one frame, and a page of this driver's mapping.
+    let result = unsafe { libc::ioctl(xen.privcmd().as_raw_fd(), number as _, &raw const request) };
+    if result != 0 {
+        return Err(Failure::last("mmap_resource"));
+    }
+    let line = format!("domain={domain} word={:#018x}", page.read());
     Ok(hold(line, seconds))
 }
 

@@ -38,6 +38,8 @@ pub const DOMCTL_DESTROYDOMAIN: u32 = 2;
 pub const DOMCTL_PAUSEDOMAIN: u32 = 3;
 pub const DOMCTL_UNPAUSEDOMAIN: u32 = 4;
 pub const DOMCTL_MAX_MEM: u32 = 11;
+pub const DOMCTL_SETVCPUCONTEXT: u32 = 12;
+pub const DOMCTL_GETVCPUCONTEXT: u32 = 13;
 pub const DOMCTL_IOMEM_PERMISSION: u32 = 20;
 pub const DOMCTL_MEMORY_MAPPING: u32 = 39;
 pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
@@ -209,6 +211,16 @@ pub struct IomemPermission {
     pub pad: [u8; 7],
 }
 const _: () = assert!(size_of::<IomemPermission>() == 24);
+
+/// `struct xen_domctl_vcpucontext`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VcpuContext {
+    pub vcpu: u32,
+    pub pad: u32,
+    pub context: u64,
+}
+const _: () = assert!(size_of::<VcpuContext>() == 16);
 
 /// `struct xen_domctl_memory_mapping`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

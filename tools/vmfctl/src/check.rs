@@ -51,6 +51,9 @@ impl Found {
             Obstacle::Iommu => {
                 "an IOMMU is in use: its tables and registers stay within Xen's reach".into()
             }
+            Obstacle::TraceUnits => format!(
+                "CPUs that can write samples or traces to memory (SPE, TRBE), by whose translations is up to data of Xen's: {n}"
+            ),
         }
     }
 
@@ -83,6 +86,9 @@ impl Found {
             }
             Obstacle::Iommu => {
                 "boot Xen with iommu=no; no IOMMU then holds back the devices of other domains"
+            }
+            Obstacle::TraceUnits => {
+                "nothing: these CPUs can be protected as far as `vmfctl protect`, and not be locked"
             }
         }
     }

@@ -160,6 +160,7 @@ fn exit_of(error: &Error) -> u8 {
             | Refusal::PvPages
             | Refusal::Its
             | Refusal::Iommu
+            | Refusal::TraceUnits
             | Refusal::TooManyDomains
             | Refusal::NeedsFirmware
             | Refusal::UnlikeCpus

@@ -24,11 +24,12 @@
 //! | `EEXIST` | done already: the domain is protected, or the machine is locked |
 //! | `EROFS` | the machine is locked: no further domain can be protected, and it cannot be sealed any more |
 //! | `ENOENT` | lock with no protected domain; or no further domain |
-//! | `EAGAIN` | CPUs are offline or coming up |
+//! | `EAGAIN` | CPUs are offline or coming up, or something changed meanwhile |
 //! | `EMLINK` | another domain holds grant or foreign mappings of the domain's pages |
 //! | `EADDRINUSE` | Xen holds pages of the domain mapped for a PV interface |
 //! | `EXDEV` | an ITS is in use |
 //! | `EADDRNOTAVAIL` | an IOMMU is in use: its tables and registers are not the fuse's to lock |
+//! | `ENODATA` | CPUs can write samples or traces to memory (SPE, TRBE), by whose translations is up to data of Xen's |
 //! | `ENODEV` | a device is assigned to the domain |
 //! | `ENOMEM` | the xenheap has no room for the tables that are needed |
 //! | `E2BIG` | lock with a domain whose VMID is 507 or more, for which the frozen page has no room |
@@ -197,5 +198,7 @@ pub const XENVMF_obstacle_stage2_leaves: u32 = 11;
 pub const XENVMF_obstacle_firmware_calls: u32 = 12;
 /// Machine: an IOMMU is in use.
 pub const XENVMF_obstacle_iommu: u32 = 13;
+/// Machine: CPUs that can write samples or traces to memory (SPE, TRBE).
+pub const XENVMF_obstacle_trace_units: u32 = 14;
 /// Number of obstacles.
-pub const XENVMF_obstacle_end: u32 = 14;
+pub const XENVMF_obstacle_end: u32 = 15;

@@ -84,6 +84,7 @@ pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
         abi::XENVMF_obstacle_cpus_offline => machine.cpus_offline(),
         abi::XENVMF_obstacle_its => u32::from(machine.its_in_use()),
         abi::XENVMF_obstacle_iommu => u32::from(machine.iommu_in_use()),
+        abi::XENVMF_obstacle_trace_units => machine.trace_units(),
         abi::XENVMF_obstacle_firmware_calls => u32::from(machine.needs_firmware()),
         // Locked: stage 2 was found clean, and cannot change.
         abi::XENVMF_obstacle_stage2_leaves if state::locked() => 0,
@@ -150,6 +151,9 @@ pub fn preflight_machine<M: Machine>(machine: &M, seal: Seal) -> Result<(), Erro
     }
     if machine.iommu_in_use() {
         return Err(Error::Iommu);
+    }
+    if machine.trace_units() != 0 {
+        return Err(Error::TraceUnits);
     }
     if seal == Seal::Full && machine.needs_firmware() {
         return Err(Error::NeedsFirmware);

@@ -142,6 +142,11 @@ fn retained(sim: &Sim, seal: Seal) {
     }
     assert!(pages.contains_key(&layout.fixmap.start), "a device");
     assert!(pages.contains_key(&layout.vmap.start), "a device");
+    for i in 0..GICR_PAGES {
+        let found = pages.get(&(layout.vmap.start + 0x10_0000 + (i << 12)));
+        let sgi = i % 64 / 16 == 1;
+        assert_eq!(found, Some(&(GICR + i, !sgi)), "redistributor page {i}");
+    }
     assert!(pages.contains_key(&(layout.vmap.start + 0x1000)), "xenheap");
     assert!(!pages.contains_key(&(layout.fixmap.start + 0x1000)), "RAM");
 }

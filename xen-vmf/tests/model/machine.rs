@@ -42,6 +42,8 @@ pub struct Sim {
     pub needs_firmware: Cell<bool>,
     /// CPUs read back what the first one did not.
     pub unlike: Cell<bool>,
+    /// CPUs with SPE or TRBE.
+    pub trace_units: Cell<u32>,
     /// Some CPU holds a mapping of its window.
     pub window_held: Cell<bool>,
     /// What the frozen page says about firmware calls.
@@ -90,6 +92,13 @@ impl Sim {
         m.map(l.fixmap.start, 3, PAGE | 0x9000 << 12);
         m.map(l.fixmap.start + 0x1000, 3, PAGE | 0x50001 << 12);
         m.map(l.vmap.start, 3, PAGE | 0x9100 << 12);
+        for i in 0..GICR_PAGES {
+            m.map(
+                l.vmap.start + 0x10_0000 + (i << 12),
+                3,
+                PAGE | (GICR + i) << 12,
+            );
+        }
         m.map(
             l.vmap.start + 0x1000,
             3,
@@ -376,6 +385,10 @@ impl Machine for Sim {
 
     fn its_in_use(&self) -> bool {
         self.its.get()
+    }
+
+    fn trace_units(&self) -> u32 {
+        self.trace_units.get()
     }
 
     fn iommu_in_use(&self) -> bool {

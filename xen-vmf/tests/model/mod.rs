@@ -28,7 +28,7 @@ use xen_vmf::addr::{ENTRIES, Mfn, Vaddr, level_bytes, level_pages};
 use xen_vmf::descriptor::stage1::Stage1;
 use xen_vmf::extents::Extent;
 use xen_vmf::plan::VaRange;
-use xen_vmf::policy::Layout;
+use xen_vmf::policy::{Layout, Redistributors};
 
 pub const SLOT: u64 = 1 << 39;
 pub const BASE: u64 = 4 * SLOT;
@@ -355,8 +355,23 @@ pub fn layout() -> Layout {
         boot_text: BOOT_TEXT,
         smc_text: SMC_TEXT,
         frozen: Mfn::new(FROZEN),
+        redistributors: [
+            Redistributors {
+                start: GICR,
+                pages: GICR_PAGES,
+                stride: 64,
+            },
+            Redistributors::default(),
+            Redistributors::default(),
+            Redistributors::default(),
+        ],
     }
 }
+
+/// Two redistributors with virtual LPIs.
+pub const GICR: u64 = 0x9200;
+/// Their pages.
+pub const GICR_PAGES: u64 = 128;
 
 /// The frames of some extents.
 pub fn frames(extents: &[Extent]) -> BTreeSet<u64> {

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::holders::{hold, release};
 use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is};
 use crate::lab::experiment;
 use crate::lab::profile::Guest;
@@ -22,7 +23,9 @@ pub const GROUPS: &[Group] = &[Group {
     },
     tests: &[
         ("taken-pages-are-handed-on-before", before),
+        ("a-mapped-grant-table-is-in-the-way", grant_table),
         ("protect", protect),
+        ("no-register-is-set-or-read", registers),
         ("no-page-is-taken", decrease),
         ("no-page-is-put-in-or-removed", change),
         ("no-page-is-mapped", map),
@@ -103,7 +106,35 @@ fn before(session: &mut Session) -> Result<()> {
     write(session, CANARY, &page, &mark(1))?;
     let others = spare(session, OTHER)?;
     write(session, OTHER, &others, &mark(2))?;
+    session.must(&format!("vmf-probe registers --set {CANARY}"))?;
     session.must(&mmio(CANARY)).map(drop)
+}
+
+/// Its own grant table, which a guest could run code in.
+fn grant_table(session: &mut Session) -> Result<()> {
+    session.must(&format!("vmfctl check {CANARY}"))?;
+    hold(session, &format!("grant-table {CANARY}"))?;
+    let refused = ends(
+        session,
+        &format!("vmfctl protect --yes {CANARY}"),
+        1,
+        &["mapped"],
+    )
+    .and_then(|_| state_is(session, "open"));
+    release(session, CANARY)?;
+    refused
+}
+
+/// Whoever sets a guest's registers has it read its memory for them.
+fn registers(session: &mut Session) -> Result<()> {
+    for how in ["", " --set", " --reset"] {
+        let request = format!("vmf-probe registers{how} {CANARY}");
+        ends(session, &request, 1, &["EPERM"])?;
+    }
+    for how in ["", " --set"] {
+        session.must(&format!("vmf-probe registers{how} {OTHER}"))?;
+    }
+    guests_go_on(session)
 }
 
 fn protect(session: &mut Session) -> Result<()> {
