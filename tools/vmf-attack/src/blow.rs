@@ -16,10 +16,8 @@ use crate::pin;
 
 /// How often one thread tries again after it was refused.
 const ROUNDS: u32 = 200;
-/// How long domains come and go before the blow begins.
-const HEAD_START: Duration = Duration::from_millis(400);
-/// And after it.
-const AFTERMATH: Duration = Duration::from_millis(400);
+/// How long it may take until a domain has come, or was refused.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one thread was answered.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -117,6 +115,14 @@ fn come_and_go(stop: &AtomicBool, created: &AtomicU32, refused: &AtomicU32) {
     }
 }
 
+/// Until it is counted once; whoever reads the counts sees it if it never was.
+fn wait_for(count: &AtomicU32) {
+    let end = Instant::now() + PATIENCE;
+    while count.load(Ordering::Relaxed) == 0 && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Protects a domain of which the attacker has left mappings. `Some` if Xen
 /// refuses, and then nothing may have changed.
 pub fn refusal(lab: &Lab, id: u16) -> Result<Option<String>, Failure> {
@@ -151,7 +157,7 @@ pub fn blow(
     let (results, milliseconds) = thread::scope(|scope| {
         let churn = races.then(|| scope.spawn(|| come_and_go(&stop, &created, &refused)));
         if races {
-            thread::sleep(HEAD_START);
+            wait_for(&created);
         }
         let threads: Vec<_> = (0..sides)
             .map(|number| {
@@ -164,7 +170,7 @@ pub fn blow(
         let results: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
         let milliseconds = begin.elapsed().as_millis() as u64;
         if let Some(churn) = churn {
-            thread::sleep(AFTERMATH);
+            wait_for(&refused);
             stop.store(true, Ordering::Relaxed);
             let _ = churn.join();
         }

@@ -20,7 +20,13 @@ const SIGNATURE: [u8; 4] = *b"QEMU";
 const OFFSET: u64 = 0x800;
 
 pub fn all() -> Vec<Box<dyn Vector>> {
-    vec![Box::new(Dma), Box::new(Its), Box::new(Trace), Box::new(Tee)]
+    vec![
+        Box::new(Dma),
+        Box::new(Its),
+        Box::new(Redistributor),
+        Box::new(Trace),
+        Box::new(Tee),
+    ]
 }
 
 /// A device of dom0 that copies to any machine address.
@@ -117,6 +123,55 @@ impl Vector for Its {
         } else {
             Outcome::NotAttempted("there is an ITS".into())
         })
+    }
+}
+
+/// A redistributor, whether Xen uses LPIs or not.
+struct Redistributor;
+
+/// GICR_PROPBASER and GICR_PENDBASER (Arm IHI 0069, 12.11).
+const TABLES: [u64; 2] = [0x70, 0x78];
+/// Where a table may be: bits 51 to 16.
+const ADDRESS: u64 = 0x000f_ffff_ffff_0000;
+
+impl Vector for Redistributor {
+    fn facts(&self) -> Facts {
+        facts(
+            "V18",
+            "write where a redistributor has its tables of LPIs, which it reads and writes (counts when it takes the address)",
+            Attacker::L2,
+            Level::Lock,
+        )
+    }
+
+    fn attempt(&mut self, lab: &mut Lab) -> Result<Outcome, Failure> {
+        let Some(rbase) = lab.symbols.find("per_cpu_rbase") else {
+            return Ok(Outcome::NotApplicable("no GICv3 in this build".into()));
+        };
+        let offset = lab.read(lab.symbols.symbol("__per_cpu_offset")?)?;
+        let base = lab.read(rbase.wrapping_add(offset))?;
+        if base == 0 {
+            return Ok(Outcome::NotApplicable("no redistributor".into()));
+        }
+        let wanted = lab.victim().secret.maddr & ADDRESS;
+        let mut outcomes = Vec::new();
+        for register in TABLES {
+            let at = base + register;
+            let old = lab.read(at)?;
+            outcomes.push(match lab.primitive.store(0, at, wanted) {
+                Err(stop) => Outcome::Failed(stop.to_string()),
+                Ok(()) => match lab.read(at)? & ADDRESS {
+                    found if found == wanted => {
+                        Outcome::Success(format!("the register {register:#x} takes {wanted:#x}"))
+                    }
+                    found => Outcome::Failed(format!("the register {register:#x} is {found:#x}")),
+                },
+            });
+            if matches!(outcomes.last(), Some(Outcome::Success(_))) {
+                lab.primitive.store(0, at, old)?;
+            }
+        }
+        Ok(Outcome::every(lab, outcomes))
     }
 }
 

@@ -13,7 +13,8 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 34] = [
+const SYMBOLS: [&str; 35] = [
+    "__per_cpu_offset",
     "_start",
     "access_guest_memory_by_gpa",
     "alloc_xenheap_pages",
@@ -50,7 +51,10 @@ const SYMBOLS: [&str; 34] = [
     "xen_pgtable",
 ];
 /// Names that the compiler has decorated, by what they end with.
-const DECORATED: [(&str, &str); 1] = [("state_locked", "5state6LOCKED")];
+const DECORATED: [(&str, &str); 2] = [
+    ("state_locked", "5state6LOCKED"),
+    ("per_cpu_rbase", "per_cpu__rbase"),
+];
 /// Members of structs.
 const MEMBERS: [(&str, &str); 10] = [
     ("domain", "domain_id"),

@@ -65,7 +65,12 @@ pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
     words.push(format!(
         "virt,gic-version={},virtualization=on,its={}",
         profile.gic,
-        if profile.xen.its { "on" } else { "off" }
+        // Redistributors that can do LPIs are worth an attack without it, too.
+        if profile.xen.its || profile.xen.attack {
+            "on"
+        } else {
+            "off"
+        }
     ));
     words.extend(["-nic", "none", "-cpu"].map(str::to_owned));
     words.push(profile.cpu.to_string());

@@ -40,7 +40,7 @@ pub const GROUPS: &[Group] = &[
             ("V12", |s| closed(s, "V12")),
             ("V15", |s| absent(s, "V15")),
             ("V16", |s| absent(s, "V16")),
-            ("V18", |s| absent(s, "V18")),
+            ("V18", |s| closed(s, "V18")),
             ("V20", |s| absent(s, "V20")),
             ("V21-a-blow-that-cannot-be-whole-is-refused", refused),
             ("V21-blows-race-with-each-other-and-with-domains", races),
