@@ -183,6 +183,11 @@
 #define XENVMF_feature_attack (1 << 2)
 
 /*
+ * Xen can reset the machine without firmware (vmf-reset=).
+ */
+#define XENVMF_feature_reset (1 << 3)
+
+/*
  * Machine: EL2 leaves that the fuse has removed.
  */
 #define XENVMF_counter_leaves_removed 0

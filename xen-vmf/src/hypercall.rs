@@ -87,6 +87,8 @@ pub trait Status: Machine {
     fn owned_pages(&self, domain: &Domain) -> u64;
     /// Free pages of the xenheap.
     fn xenheap_free_pages(&self) -> u64;
+    /// Whether the machine can be reset without firmware.
+    fn has_reset(&self) -> bool;
     /// Whether Xen is a debug build.
     fn debug_build(&self) -> bool;
     /// TLB invalidations that all windows have issued.
@@ -242,7 +244,12 @@ fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
             } else {
                 0
             };
-            u64::from(directmap | debug)
+            let reset = if xen.has_reset() {
+                abi::XENVMF_feature_reset
+            } else {
+                0
+            };
+            u64::from(directmap | debug | reset)
         }
         abi::XENVMF_status_protected_domains => protected(),
         abi::XENVMF_status_xenheap_start => layout.xenheap.start.maddr(),

@@ -42,6 +42,7 @@ unsafe extern "C" {
     fn vmf_c_its_in_use() -> bool;
     fn vmf_c_iommu_in_use() -> bool;
     fn vmf_c_trace_units() -> u32;
+    fn vmf_c_has_reset() -> bool;
     fn vmf_c_alloc(bytes: usize) -> *mut u8;
     fn vmf_c_free(buffer: *mut u8, bytes: usize);
     fn vmf_c_alloc_table() -> u64;
@@ -518,6 +519,11 @@ impl Status for Xen {
     fn xenheap_free_pages(&self) -> u64 {
         // SAFETY: plain read.
         unsafe { vmf_c_xenheap_free_pages() }
+    }
+
+    fn has_reset(&self) -> bool {
+        // SAFETY: plain read.
+        unsafe { vmf_c_has_reset() }
     }
 
     fn debug_build(&self) -> bool {

@@ -209,6 +209,9 @@ fn status_items() {
     assert_eq!(machine(XENVMF_status_protected_domains), value(1));
     let both = XENVMF_feature_directmap | XENVMF_feature_debug;
     assert_eq!(machine(XENVMF_status_features), value(both));
+    sim.has_reset.set(true);
+    let with_reset = value(both | XENVMF_feature_reset);
+    assert_eq!(machine(XENVMF_status_features), with_reset);
     assert_eq!(machine(XENVMF_status_xenheap_start), value(0x4200_0000));
     assert_eq!(machine(XENVMF_status_xenheap_bytes), value(32 << 20));
     assert_eq!(machine(XENVMF_status_xenheap_free), value(0x1234 << 12));

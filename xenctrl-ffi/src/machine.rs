@@ -242,6 +242,8 @@ pub struct MachineStatus {
     pub firmware_calls: bool,
     /// Xen has attack primitives for tests built in (`CONFIG_VMF_ATTACK`).
     pub attack: bool,
+    /// Xen can reset the machine without firmware (`vmf-reset=`).
+    pub reset: bool,
     /// Number of protected domains.
     pub protected_domains: u64,
     /// First machine address of the xenheap.
@@ -480,6 +482,7 @@ impl Machine {
             firmware_calls: self.item(None, abi::XENVMF_status_firmware_calls, "firmware calls")?
                 != 0,
             attack: has(abi::XENVMF_feature_attack),
+            reset: has(abi::XENVMF_feature_reset),
             protected_domains: self.item(
                 None,
                 abi::XENVMF_status_protected_domains,

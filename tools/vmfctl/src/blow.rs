@@ -22,7 +22,7 @@ use crate::status::{domain_json, firmware, meaning};
 /// What stops working for a protected domain.
 const PROTECTED: [&str; 4] = [
     "its hypercalls that pass a pointer fail: event channels, grants, PV drivers, console_io",
-    "its device accesses that Xen has to decode (load or store of a pair, with write-back) fault",
+    "its loads and stores to emulated devices that write the address back fault: Xen would have to decode them",
     "its cache maintenance by set and way is refused",
     "no tool can look into its memory: debuggers, core dumps, save, migration",
 ];
@@ -38,10 +38,8 @@ const LOCKED: [&str; 5] = [
 /// What stops working when nothing is left that could undo the lock.
 const SEALED: [&str; 1] = ["boot-time code is gone for good: nothing more than after a lock"];
 /// What stops working without firmware.
-const NO_FIRMWARE: [&str; 2] = [
-    "Xen can neither reset the machine nor switch it off: `reboot` and `poweroff` of dom0 leave it halted",
-    "guests' calls of firmware (TEE, SCMI, platform) are answered with NOT_SUPPORTED",
-];
+const NO_FIRMWARE: [&str; 1] =
+    ["guests' calls of firmware (TEE, SCMI, platform) are answered with NOT_SUPPORTED"];
 
 /// `vmfctl protect`.
 ///
@@ -264,6 +262,9 @@ fn preview(report: &Report, protect: &[DomId], lock: Option<Goal>) {
     eprintln!("the machine will be {word}:");
     for line in LOCKED.iter().chain(more.iter().copied().flatten()) {
         eprintln!("  - {line}");
+    }
+    for one in &report.exposed {
+        eprintln!("  stays exposed: {}", one.what());
     }
 }
 

@@ -2,7 +2,7 @@
 //! do about it. `blow` asks the same before it does anything.
 
 use serde_json::{Value, json};
-use xenctrl_ffi::{DomId, Obstacle};
+use xenctrl_ffi::{DomId, MachineStatus, Obstacle};
 
 use crate::Context;
 use crate::cli::Depth;
@@ -101,6 +101,84 @@ impl Found {
     }
 }
 
+/// What a level does not hold against on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Registers of a guest that does not run.
+    Registers,
+    /// Devices without an IOMMU.
+    Dma,
+    /// Code of Xen's that loads other tables.
+    Code,
+    /// Calls of firmware.
+    Firmware,
+    /// Xen cannot be reset by software.
+    NoReset,
+    /// It cannot be switched off by software.
+    NoPowerOff,
+    /// Attack primitives are built in.
+    Attack,
+}
+
+impl Exposure {
+    /// Those of a machine at a level.
+    fn of(goal: Goal, status: &MachineStatus) -> Vec<Self> {
+        let mut list = vec![Self::Registers, Self::Dma];
+        if goal == Goal::Lock {
+            list.push(Self::Code);
+        }
+        if goal != Goal::Seal {
+            list.push(Self::Firmware);
+        } else if status.reset {
+            list.push(Self::NoPowerOff);
+        } else {
+            list.push(Self::NoReset);
+        }
+        if status.attack {
+            list.push(Self::Attack);
+        }
+        list
+    }
+
+    /// A word for programs, stable.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Registers => "registers",
+            Self::Dma => "dma",
+            Self::Code => "code",
+            Self::Firmware => "firmware",
+            Self::NoReset => "no-reset",
+            Self::NoPowerOff => "no-power-off",
+            Self::Attack => "attack-primitives",
+        }
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Registers => {
+                "whoever writes Xen's data can set a guest's registers while it does not run, and so have it read its own memory"
+            }
+            Self::Dma => "devices that do DMA: no IOMMU holds them back",
+            Self::Code => {
+                "whoever chooses what code of Xen's runs can load other tables; `seal` ends that"
+            }
+            Self::Firmware => {
+                "whoever chooses what code of Xen's runs can call firmware, which starts a CPU with its MMU off"
+            }
+            Self::NoReset => {
+                "the machine can be neither reset nor switched off by software; vmf-reset= on Xen's command line names a register that resets it"
+            }
+            Self::NoPowerOff => {
+                "the machine cannot be switched off by software; it is reset by the register of vmf-reset="
+            }
+            Self::Attack => "this Xen has attack primitives built in, for tests",
+        }
+    }
+}
+
 /// What was found about the machine and some domains.
 pub struct Report {
     /// In the way of the machine.
@@ -109,6 +187,8 @@ pub struct Report {
     pub domains: Vec<(Domain, Vec<Found>)>,
     /// The machine is locked.
     pub locked: bool,
+    /// What it stays exposed to; empty where it is not to be locked.
+    pub exposed: Vec<Exposure>,
 }
 
 /// The level that the machine is to reach.
@@ -168,7 +248,11 @@ impl Report {
             machine: Vec::new(),
             domains: Vec::new(),
             locked: false,
+            exposed: Vec::new(),
         };
+        if let Some(goal) = aim.goal() {
+            report.exposed = Exposure::of(goal, &context.machine.status()?);
+        }
         for obstacle in Obstacle::MACHINE {
             let Some(found) = find(None, obstacle)? else {
                 continue;
@@ -240,6 +324,9 @@ impl Report {
         json!({
             "ok": self.clear(), "locked": self.locked,
             "machine": list(&self.machine), "domains": domains,
+            "exposed": self.exposed.iter()
+                .map(|one| json!({ "exposure": one.code(), "what": one.what() }))
+                .collect::<Vec<_>>(),
         })
     }
 
@@ -261,6 +348,9 @@ impl Report {
                 "nothing in the way"
             };
             print_one(&domain.title(), found, ok);
+        }
+        for one in &self.exposed {
+            println!("stays exposed: {}", one.what());
         }
     }
 }

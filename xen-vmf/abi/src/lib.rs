@@ -132,6 +132,8 @@ pub const XENVMF_feature_debug: u32 = 1 << 1;
 /// Xen was built with attack primitives for tests (`CONFIG_VMF_ATTACK`): it
 /// must not be used for anything else.
 pub const XENVMF_feature_attack: u32 = 1 << 2;
+/// Xen can reset the machine without firmware (`vmf-reset=`).
+pub const XENVMF_feature_reset: u32 = 1 << 3;
 
 /// Machine: EL2 leaves that the fuse has removed.
 pub const XENVMF_counter_leaves_removed: u32 = 0;

@@ -42,6 +42,8 @@ pub struct Sim {
     pub needs_firmware: Cell<bool>,
     /// CPUs read back what the first one did not.
     pub unlike: Cell<bool>,
+    /// `vmf-reset=` was given.
+    pub has_reset: Cell<bool>,
     /// CPUs with SPE or TRBE.
     pub trace_units: Cell<u32>,
     /// Some CPU holds a mapping of its window.
@@ -542,6 +544,10 @@ impl Status for Sim {
 
     fn debug_build(&self) -> bool {
         true
+    }
+
+    fn has_reset(&self) -> bool {
+        self.has_reset.get()
     }
 
     fn window_tlbi(&self) -> u64 {

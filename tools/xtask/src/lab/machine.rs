@@ -227,6 +227,18 @@ impl Machine {
         result
     }
 
+    /// Reads a register of a device, as the bus has it.
+    pub fn device_word(&mut self, address: u64) -> Result<u32> {
+        let command = format!("xp /1xw {address:#x}");
+        let answer = self.qmp.execute(
+            "human-monitor-command",
+            serde_json::json!({ "command-line": command }),
+        )?;
+        let text = answer.as_str().unwrap_or_default();
+        let word = text.trim().rsplit("0x").next().unwrap_or_default();
+        u32::from_str_radix(word, 16).with_context(|| format!("{command}: {text}"))
+    }
+
     /// Waits until QEMU ends.
     pub fn ended(&mut self, allowed: Duration) -> Result<()> {
         let deadline = Instant::now() + allowed;

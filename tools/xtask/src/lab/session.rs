@@ -446,6 +446,11 @@ impl Session {
         self.machine.console.expect_crash();
     }
 
+    /// Reads a register of a device, as the bus has it.
+    pub fn device_word(&mut self, address: u64) -> Result<u32> {
+        self.machine.device_word(address)
+    }
+
     /// Waits until the machine has switched itself off.
     pub fn ended(&mut self, allowed: Duration) -> Result<()> {
         self.step("the machine's end", |session| {

@@ -33,10 +33,12 @@ pub const GROUPS: &[Group] = &[
             profile.directmap = false;
             // One CPU for each vCPU.
             profile.dom0.vcpus = 1;
+            profile.xen_arguments = format!("vmf-reset={RESET:#x},{RESET_VALUE:#x}");
         },
         tests: &[
             ("seal", seal),
             ("gates-hold-at-every-instruction", gates_after),
+            ("reboot-writes-the-register", reset),
         ],
     },
     Group {
@@ -62,6 +64,10 @@ const FORGED: [u64; 4] = [
     0x0000_0004_8800_0038,
     0,
 ];
+
+/// The load register of the machine's clock (PL031).
+const RESET: u64 = 0x901_0008;
+const RESET_VALUE: u32 = 0x5ea1;
 
 /// The audit's rule about calls of firmware.
 const FIRMWARE: &str = "S2";
@@ -205,6 +211,22 @@ fn reboot(session: &mut Session) -> Result<()> {
     session
         .wait_xen("sealed without firmware calls", COMMAND)
         .map(drop)
+}
+
+/// QEMU's machine has no register that resets it, so another one shows that
+/// it is written, and with what.
+fn reset(session: &mut Session) -> Result<()> {
+    let before = session.device_word(RESET)?;
+    ensure!(before != RESET_VALUE, "it is {before:#x} already");
+    session.must("(sleep 1; reboot -f) > /dev/null 2>&1 &")?;
+    session.wait_xen("reset by register", COMMAND)?;
+    session.wait_xen("it did not reset", COMMAND)?;
+    let after = session.device_word(RESET)?;
+    ensure!(
+        after == RESET_VALUE,
+        "the register was {before:#x}, and is {after:#x}"
+    );
+    Ok(())
 }
 
 fn power_off(session: &mut Session) -> Result<()> {
