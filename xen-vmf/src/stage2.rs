@@ -2,6 +2,7 @@
 
 use crate::addr::{ENTRIES, Gfn, Mfn, level_pages};
 use crate::descriptor::stage2::{P2mType, Stage2};
+use crate::extents::Extent;
 use crate::walk::{Tables, TablesMut};
 
 /// The root of a stage 2: `1 << order` concatenated tables at `level`.
@@ -95,32 +96,43 @@ fn below<T: Tables, E>(
     })
 }
 
-/// Sets the valid bit of every entry that means something.
+/// Sets the valid bit of every entry that means something, and takes the right
+/// to execute from every leaf that reaches `forbidden`.
 ///
-/// Xen clears it to learn what a guest touches and restores it on a fault;
-/// after the lock it could not. Invalid to valid needs no TLB maintenance,
-/// only a barrier, which is the caller's. Returns how many entries changed.
-pub fn validate<T: TablesMut>(tables: &T, root: &Root) -> u64 {
+/// Xen clears the valid bit to learn what a guest touches and restores it on a
+/// fault; after the lock it could not. Invalid to valid needs no TLB
+/// maintenance, only a barrier. A change of permissions needs no
+/// break-before-make (Arm ARM DDI 0487J.a, D8.14.1), but the TLBs of guests
+/// flushed. Both are the caller's. Returns how many entries changed.
+pub fn settle<T: TablesMut>(tables: &T, root: &Root, forbidden: &Extent) -> u64 {
     let mut changed = 0;
     for i in 0..1u64 << root.order {
         let frame = Mfn::new(root.frame.get() + i);
-        changed += validate_table(tables, frame, root.level as u8);
+        changed += settle_table(tables, frame, root.level as u8, forbidden);
     }
     changed
 }
 
-fn validate_table<T: TablesMut>(tables: &T, frame: Mfn, level: u8) -> u64 {
+fn settle_table<T: TablesMut>(tables: &T, frame: Mfn, level: u8, forbidden: &Extent) -> u64 {
     let mut changed = 0;
     for index in 0..ENTRIES {
-        let entry = Stage2::from_bits(tables.with(frame, |entries| entries[index]));
-        if !entry.is_present() {
+        let old = Stage2::from_bits(tables.with(frame, |entries| entries[index]));
+        if !old.is_present() {
             continue;
         }
-        // Below first: an entry becomes visible with all that hangs on it.
-        if entry.is_table(level) {
-            changed += validate_table(tables, entry.mfn(), level + 1);
-        }
-        if !entry.is_valid() {
+        let entry = if old.is_table(level) {
+            // Below first: an entry becomes visible with all that hangs on it.
+            changed += settle_table(tables, old.mfn(), level + 1, forbidden);
+            old
+        } else {
+            let frames = Extent::new(old.mfn(), level_pages(level));
+            if forbidden.overlap(&frames) != 0 {
+                old.never_executed()
+            } else {
+                old
+            }
+        };
+        if entry.validated() != old {
             tables.write(frame, index, entry.validated().bits());
             changed += 1;
         }

@@ -7,7 +7,8 @@ use model::machine::{S2_RAM, Sim};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use xen_vmf::addr::level_pages;
+use xen_vmf::addr::{Mfn, level_pages};
+use xen_vmf::extents::Extent;
 use xen_vmf::machine::DomainFlags;
 use xen_vmf::stage2::{self, Error, Item, Root};
 
@@ -42,6 +43,9 @@ fn guest(level: u32, order: u32, leaves: &[(u64, u8, u64, u8, bool)]) -> (Sim, R
 }
 
 type Leaves = BTreeMap<u64, (u64, u64, u8, bool)>;
+
+/// Everything stays executable.
+const NOTHING: Extent = Extent::new(Mfn::new(0), 0);
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
@@ -88,7 +92,7 @@ proptest! {
             let mut expected = model.clone();
             expected.values_mut().for_each(|l| l.3 = false);
             prop_assert_eq!(found, expected);
-            prop_assert_eq!(stage2::validate(&sim.memory, &root), pending);
+            prop_assert_eq!(stage2::settle(&sim.memory, &root, &NOTHING), pending);
             pending = 0;
             prop_assert!(sim.guest(7).1.iter().all(|l| l.bits & 1 == 1));
         }
@@ -124,7 +128,7 @@ fn a_table_becomes_valid_after_what_hangs_on_it() {
         let bits = sim.memory.entry(table, 0);
         sim.memory.put(table, 0, bits & !1);
     }
-    assert_eq!(stage2::validate(&sim.memory, &root), 4);
+    assert_eq!(stage2::settle(&sim.memory, &root, &NOTHING), 4);
     let written: Vec<u64> = sim
         .ops()
         .iter()
@@ -136,4 +140,25 @@ fn a_table_becomes_valid_after_what_hangs_on_it() {
     // Tables were allocated from the root down.
     let down: Vec<u64> = tables.into_iter().rev().collect();
     assert_eq!(written, down);
+}
+
+#[test]
+fn what_is_forbidden_is_executed_no_more() {
+    let (sim, root, _) = guest(0, 0, &[]);
+    for (gfn, mfn) in [(5, 0x5000), (6, 0x6000), (7, 0x7000)] {
+        sim.map_guest(&root, gfn, 3, S2_RAM | mfn);
+    }
+    // As Xen leaves it without FEAT_XNX, and with.
+    sim.map_guest(&root, 8, 3, S2_RAM | 0x6000 | 1 << 53);
+    let before: Vec<u64> = sim.guest(7).1.iter().map(|l| l.bits).collect();
+    let forbidden = Extent::new(Mfn::new(6), 1);
+    assert_eq!(stage2::settle(&sim.memory, &root, &forbidden), 2);
+    for (leaf, old) in sim.guest(7).1.iter().zip(before) {
+        let wanted = match leaf.bits >> 12 & 0xf {
+            6 => old & !(1 << 53) | 1 << 54,
+            _ => old,
+        };
+        assert_eq!(leaf.bits, wanted);
+    }
+    assert_eq!(stage2::settle(&sim.memory, &root, &forbidden), 0);
 }

@@ -50,6 +50,11 @@ impl Leaf {
         self.descriptor & 1 << 7 != 0
     }
 
+    /// Whether the guest can execute from here, at EL1 or EL0: XN, bits 54 and 53; 0b10 is neither.
+    pub fn executable(&self) -> bool {
+        self.descriptor >> 53 & 3 != 2
+    }
+
     /// What Xen notes in bits 58 to 55, which the hardware ignores (`p2m_type_t` in xen/arch/arm/include/asm/p2m.h).
     pub fn type_number(&self) -> u8 {
         (self.descriptor >> 55 & 0xf) as u8

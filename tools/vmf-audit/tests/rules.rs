@@ -327,6 +327,8 @@ fn pages_of_xens_own_may_be_mapped_only_where_xen_names_them() {
     machine.xen().xenheap = Some((GUEST >> 12, (GUEST >> 12) + 1));
     // Named by another domain: no excuse.
     machine.xen().domains[0].own_pages = vec![page.clone()];
+    assert_eq!(violated(&machine.check(Level::Lock)), ["U1", "L4", "L17"]);
+    machine.s2(1, 0x4000_0000, GUEST, 3, S2_RAM | 2 << 53);
     assert_eq!(violated(&machine.check(Level::Lock)), ["U1", "L4"]);
     machine.xen().domains[0].own_pages.clear();
     machine.xen().domains[1].own_pages = vec![page];

@@ -74,8 +74,8 @@ fn machine() -> (Machine, u64) {
     m.write(HEAP + 0x800 + SHARED_RAW, HEAP_VA + 0x900);
     m.write(HEAP + 0x900, HEAP_VA + 0x3000);
     fuse(&mut m);
-    m.s2(1, 0x3800_0000, HEAP + 0x2000, 3, S2_RAM);
-    m.s2(1, 0x3800_1000, HEAP + 0x3000, 3, S2_RAM);
+    m.s2(1, 0x3800_0000, HEAP + 0x2000, 3, S2_RAM | 2 << 53);
+    m.s2(1, 0x3800_1000, HEAP + 0x3000, 3, S2_RAM | 2 << 53);
     (m, pool)
 }
 

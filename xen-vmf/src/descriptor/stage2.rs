@@ -127,4 +127,10 @@ impl Stage2 {
     pub const fn validated(self) -> Self {
         Self(self.0 | 1)
     }
+
+    /// The same leaf, not to be executed from: XN, bit 54, and with FEAT_XNX
+    /// bits 54:53 as 0b10 (Arm ARM DDI 0487J.a, D8.4.5).
+    pub const fn never_executed(self) -> Self {
+        Self(self.0 & !(1 << 53) | 1 << 54)
+    }
 }

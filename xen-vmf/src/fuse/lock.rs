@@ -35,8 +35,9 @@ struct Numbers {
 }
 
 /// Locks the machine. On an error nothing that matters has changed: pages of
-/// unprotected domains may have been mapped and unmapped again, and entries of
-/// stage 2 have their valid bits back.
+/// unprotected domains may have been mapped and unmapped again, entries of
+/// stage 2 have their valid bits back, and what a protected domain shares with
+/// Xen is not executable for it.
 ///
 /// `share` is told which part of the snapshot belongs to which domain.
 ///
@@ -50,7 +51,13 @@ pub fn lock<M: Machine>(
     let start = machine.now();
     preflight_machine(machine, seal)?;
     for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::STAGE2)) {
-        stage2::validate(machine, &domain.root);
+        // What a protected domain shares with Xen (shared info, grant table), Xen
+        // can write. Nobody is to put code there for the guest to run.
+        let forbidden = match domain.flags.contains(DomainFlags::PROTECTED) {
+            true => machine.layout().xenheap,
+            false => Extent::new(Mfn::new(0), 0),
+        };
+        stage2::settle(machine, &domain.root, &forbidden);
     }
     machine.publish();
     machine.flush_guests();

@@ -190,6 +190,14 @@ pub const RULES: &[Rule] = &[
         find: space::retained,
     },
     Rule {
+        id: "L17",
+        level: Level::Lock,
+        vectors: &["V23"],
+        demands: "no protected domain can execute from memory that Xen can write",
+        needs_xen: true,
+        find: tables::executable_for_guest,
+    },
+    Rule {
         id: "S1",
         level: Level::Seal,
         vectors: &["V09", "V10", "V11", "V14"],

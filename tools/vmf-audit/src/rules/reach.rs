@@ -41,10 +41,22 @@ pub(super) fn each_in_stage2(
     what: &str,
     found: &mut Findings,
 ) {
+    each_leaf_in_stage2(audit, stage2, |_| true, wanted, what, found);
+}
+
+/// The same for some of its leaves.
+pub(super) fn each_leaf_in_stage2(
+    audit: &Audit,
+    stage2: &Stage2,
+    these: impl Fn(&stage2::Leaf) -> bool,
+    wanted: impl Fn(&Frames, usize) -> bool,
+    what: &str,
+    found: &mut Findings,
+) {
     let Some(regime) = audit.stage2_regime else {
         return;
     };
-    for leaf in &stage2.walk.leaves {
+    for leaf in stage2.walk.leaves.iter().filter(|leaf| these(leaf)) {
         for run in audit
             .frames
             .runs(&audit.dump, leaf.pa, leaf.size(), &wanted)

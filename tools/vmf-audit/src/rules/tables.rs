@@ -1,6 +1,6 @@
-//! Protected frames and tables, in EL2 and in any stage 2: U1, U2, L1, L4, L7.
+//! Protected frames and tables, in EL2 and in any stage 2: U1, U2, L1, L4, L7, L17.
 
-use super::reach::{each_in_stage2, each_mapped, permissions};
+use super::reach::{each_in_stage2, each_leaf_in_stage2, each_mapped, permissions};
 use crate::audit::{Audit, name};
 use crate::frames::{Frames, Owner};
 use crate::judge::Findings;
@@ -66,6 +66,21 @@ pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
         each_in_stage2(audit, stage2, table, "a translation table", found);
         each_in_stage2(audit, stage2, image, "Xen's image", found);
         each_in_stage2(audit, stage2, private, "Xen's private memory", found);
+    }
+}
+
+/// What is Xen's own, Xen may write, whether or not it is mapped at this moment.
+pub(super) fn executable_for_guest(audit: &Audit, found: &mut Findings) {
+    for stage2 in audit.stage2.iter().filter(|s| s.protected) {
+        let private = |f: &Frames, i: usize| f.private(i);
+        each_leaf_in_stage2(
+            audit,
+            stage2,
+            |leaf| leaf.executable(),
+            private,
+            "memory of Xen's, executable",
+            found,
+        );
     }
 }
 

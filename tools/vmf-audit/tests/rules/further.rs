@@ -1,5 +1,5 @@
 //! What breaks a locked machine: registers, what the fuse notes, and the rest of the address space. Rules L4, L6, L9 to
-//! L16.
+//! L17.
 
 use crate::Fault;
 use crate::common::*;
@@ -32,6 +32,24 @@ pub const FURTHER: &[(&str, Fault, &[&str])] = &[
             m.s2(0, 0, SPARE, 3, S2_RAM);
         },
         &["L4"],
+    ),
+    (
+        "a shared page that a protected guest can execute from",
+        |m| {
+            m.s2(1, 0, SPARE, 3, S2_RAM);
+            let (mfn, what) = (SPARE >> 12, "shared info");
+            m.xen().domains[1].own_pages = vec![OwnPage { mfn, what }];
+        },
+        &["L17"],
+    ),
+    (
+        "the same, at EL1 only",
+        |m| {
+            m.s2(1, 0, SPARE, 3, S2_RAM | 3 << 53);
+            let (mfn, what) = (SPARE >> 12, "shared info");
+            m.xen().domains[1].own_pages = vec![OwnPage { mfn, what }];
+        },
+        &["L17"],
     ),
     (
         "the xenheap in a guest's stage 2, and named for another",
