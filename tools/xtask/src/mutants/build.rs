@@ -78,6 +78,12 @@ pub fn host(site: &Site, fault: Option<&Fault>) -> Result<()> {
     process::logged(&mut cargo, "cargo test of the crate", &log)
 }
 
+/// Xen's source with the series.
+pub fn patched(site: &Site) -> Result<PathBuf> {
+    let stock = tree::stock(site)?;
+    Ok(tree::patched(site, &stock, &Series::read(site)?, "patched")?.path)
+}
+
 /// Builds Xen with the fault.
 pub fn xen(site: &Site, fault: Option<&Fault>) -> Result<Built> {
     let crate_copy = copy_crate(site, fault)?;

@@ -117,13 +117,14 @@ impl Fault {
         self.file.starts_with("crate")
     }
 
-    /// Changes the file below `tree`, which holds the crate or Xen's source.
-    pub fn apply(&self, tree: &Path) -> Result<()> {
-        let path = if self.in_crate() {
-            tree.join(self.file.strip_prefix("crate").unwrap_or(&self.file))
-        } else {
-            tree.join(&self.file)
-        };
+    /// Where its file is below `tree`, which holds the crate or Xen's source.
+    fn path(&self, tree: &Path) -> PathBuf {
+        tree.join(self.file.strip_prefix("crate").unwrap_or(&self.file))
+    }
+
+    /// The file with the fault in it; an error if the text is not there once.
+    pub fn changed(&self, tree: &Path) -> Result<String> {
+        let path = self.path(tree);
         let text = fs::read_to_string(&path)
             .with_context(|| format!("{}: {}: cannot read", self.name, path.display()))?;
         let found = text.matches(&self.find).count();
@@ -133,7 +134,13 @@ impl Fault {
             self.name,
             self.file.display()
         );
-        fs::write(&path, text.replacen(&self.find, &self.replace, 1))
+        Ok(text.replacen(&self.find, &self.replace, 1))
+    }
+
+    /// Changes the file.
+    pub fn apply(&self, tree: &Path) -> Result<()> {
+        let path = self.path(tree);
+        fs::write(&path, self.changed(tree)?)
             .with_context(|| format!("{}: cannot write", path.display()))
     }
 

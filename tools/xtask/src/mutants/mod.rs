@@ -105,10 +105,15 @@ pub fn run(site: &Site, options: &Options) -> Result<bool> {
 
 /// The short form, as test cases.
 pub fn suite(site: &Site, cases: &mut Cases) -> Result<()> {
-    let faults: Vec<Fault> = Fault::all(site.root())?
-        .into_iter()
-        .filter(|fault| fault.short && cases.wants(&case(fault)))
-        .collect();
+    let mut faults = Fault::all(site.root())?;
+    cases.case("mutants: every fault of Xen's applies", || {
+        let patched = build::patched(site)?;
+        faults
+            .iter()
+            .filter(|fault| !fault.in_crate())
+            .try_for_each(|fault| fault.changed(&patched).map(drop))
+    });
+    faults.retain(|fault| fault.short && cases.wants(&case(fault)));
     if faults.is_empty() {
         return Ok(());
     }
