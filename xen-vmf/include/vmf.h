@@ -188,6 +188,11 @@
 #define XENVMF_feature_reset (1 << 3)
 
 /*
+ * The fuse was to be blown at boot (vmf=...,permissive), and was not.
+ */
+#define XENVMF_feature_boot_failed (1 << 4)
+
+/*
  * Machine: EL2 leaves that the fuse has removed.
  */
 #define XENVMF_counter_leaves_removed 0

@@ -87,6 +87,8 @@ pub trait Status: Machine {
     fn owned_pages(&self, domain: &Domain) -> u64;
     /// Free pages of the xenheap.
     fn xenheap_free_pages(&self) -> u64;
+    /// Whether the fuse was to be blown at boot, and was not.
+    fn boot_failed(&self) -> bool;
     /// Whether the machine can be reset without firmware.
     fn has_reset(&self) -> bool;
     /// Whether Xen is a debug build.
@@ -234,22 +236,16 @@ fn machine_status<S: Status>(xen: &S, item: u32) -> Result<u64, Error> {
             abi::XENVMF_state_open
         }),
         abi::XENVMF_status_features => {
-            let directmap = if xen.directmap_all() {
-                abi::XENVMF_feature_directmap
-            } else {
-                0
-            };
-            let debug = if xen.debug_build() {
-                abi::XENVMF_feature_debug
-            } else {
-                0
-            };
-            let reset = if xen.has_reset() {
-                abi::XENVMF_feature_reset
-            } else {
-                0
-            };
-            u64::from(directmap | debug | reset)
+            let bits = [
+                (xen.directmap_all(), abi::XENVMF_feature_directmap),
+                (xen.debug_build(), abi::XENVMF_feature_debug),
+                (xen.has_reset(), abi::XENVMF_feature_reset),
+                (xen.boot_failed(), abi::XENVMF_feature_boot_failed),
+            ];
+            bits.iter()
+                .filter(|(is_so, _)| *is_so)
+                .map(|(_, bit)| u64::from(*bit))
+                .sum()
         }
         abi::XENVMF_status_protected_domains => protected(),
         abi::XENVMF_status_xenheap_start => layout.xenheap.start.maddr(),

@@ -43,6 +43,7 @@ unsafe extern "C" {
     fn vmf_c_iommu_in_use() -> bool;
     fn vmf_c_trace_units() -> u32;
     fn vmf_c_has_reset() -> bool;
+    fn vmf_c_boot_failed() -> bool;
     fn vmf_c_alloc(bytes: usize) -> *mut u8;
     fn vmf_c_free(buffer: *mut u8, bytes: usize);
     fn vmf_c_alloc_table() -> u64;
@@ -519,6 +520,11 @@ impl Status for Xen {
     fn xenheap_free_pages(&self) -> u64 {
         // SAFETY: plain read.
         unsafe { vmf_c_xenheap_free_pages() }
+    }
+
+    fn boot_failed(&self) -> bool {
+        // SAFETY: plain read.
+        unsafe { vmf_c_boot_failed() }
     }
 
     fn has_reset(&self) -> bool {

@@ -212,6 +212,10 @@ fn status_items() {
     sim.has_reset.set(true);
     let with_reset = value(both | XENVMF_feature_reset);
     assert_eq!(machine(XENVMF_status_features), with_reset);
+    sim.has_reset.set(false);
+    sim.boot_failed.set(true);
+    let failed = value(both | XENVMF_feature_boot_failed);
+    assert_eq!(machine(XENVMF_status_features), failed);
     assert_eq!(machine(XENVMF_status_xenheap_start), value(0x4200_0000));
     assert_eq!(machine(XENVMF_status_xenheap_bytes), value(32 << 20));
     assert_eq!(machine(XENVMF_status_xenheap_free), value(0x1234 << 12));

@@ -244,6 +244,8 @@ pub struct MachineStatus {
     pub attack: bool,
     /// Xen can reset the machine without firmware (`vmf-reset=`).
     pub reset: bool,
+    /// The fuse was to be blown at boot, and was not.
+    pub boot_failed: bool,
     /// Number of protected domains.
     pub protected_domains: u64,
     /// First machine address of the xenheap.
@@ -483,6 +485,7 @@ impl Machine {
                 != 0,
             attack: has(abi::XENVMF_feature_attack),
             reset: has(abi::XENVMF_feature_reset),
+            boot_failed: has(abi::XENVMF_feature_boot_failed),
             protected_domains: self.item(
                 None,
                 abi::XENVMF_status_protected_domains,

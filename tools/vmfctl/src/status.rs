@@ -74,6 +74,8 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
                 "debug": status.debug,
                 "firmware_calls": status.firmware_calls,
                 "attack_primitives": status.attack,
+                "reset_register": status.reset,
+                "boot_failed": status.boot_failed,
                 "protected_domains": status.protected_domains,
                 "xenheap": {
                     "start": format!("{:#x}", status.xenheap_start),
@@ -97,6 +99,12 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
         println!("         {text}");
     }
     print_machine(&status, &interface, context.machine.transport());
+    if status.boot_failed {
+        println!(
+            "WARNING  the fuse was to be blown at boot (vmf=) and was not: guests have run unprotected.\n         \
+             Xen's log (xl dmesg) says what was in the way."
+        );
+    }
     if status.attack {
         println!(
             "WARNING  attack primitives are built in (CONFIG_VMF_ATTACK): dom0 can read, write and call all of Xen.\n         \
@@ -118,6 +126,8 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
 pub fn firmware(status: &MachineStatus) -> Option<&'static str> {
     (status.state == State::Sealed).then_some(if status.firmware_calls {
         "Firmware calls were kept: code at EL2 can have firmware start a CPU with its MMU off (vector V13 is open)"
+    } else if status.reset {
+        "Firmware calls are gone: Xen cannot switch the machine off, and resets it by the register of vmf-reset="
     } else {
         "Firmware calls are gone: Xen can neither reset the machine nor switch it off"
     })

@@ -134,6 +134,8 @@ pub const XENVMF_feature_debug: u32 = 1 << 1;
 pub const XENVMF_feature_attack: u32 = 1 << 2;
 /// Xen can reset the machine without firmware (`vmf-reset=`).
 pub const XENVMF_feature_reset: u32 = 1 << 3;
+/// The fuse was to be blown at boot (`vmf=...,permissive`), and was not.
+pub const XENVMF_feature_boot_failed: u32 = 1 << 4;
 
 /// Machine: EL2 leaves that the fuse has removed.
 pub const XENVMF_counter_leaves_removed: u32 = 0;

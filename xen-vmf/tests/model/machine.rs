@@ -42,6 +42,8 @@ pub struct Sim {
     pub needs_firmware: Cell<bool>,
     /// CPUs read back what the first one did not.
     pub unlike: Cell<bool>,
+    /// `vmf=...,permissive` was given, and something was in the way.
+    pub boot_failed: Cell<bool>,
     /// `vmf-reset=` was given.
     pub has_reset: Cell<bool>,
     /// CPUs with SPE or TRBE.
@@ -544,6 +546,10 @@ impl Status for Sim {
 
     fn debug_build(&self) -> bool {
         true
+    }
+
+    fn boot_failed(&self) -> bool {
+        self.boot_failed.get()
     }
 
     fn has_reset(&self) -> bool {

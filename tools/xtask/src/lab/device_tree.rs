@@ -82,16 +82,18 @@ pub fn domain_node(
     domain: &Domain,
     files: &DomainFiles,
 ) -> Result<String> {
-    let enhanced = if domain.enhanced {
-        "xen,enhanced = \"no-xenstore\";"
-    } else {
-        ""
-    };
+    let mut properties = Vec::new();
+    if domain.enhanced {
+        properties.push("xen,enhanced = \"no-xenstore\";");
+    }
+    if domain.unprotected {
+        properties.push("vmf-unprotected;");
+    }
     let mut words = Words::from([
         ("name", name.to_owned()),
         ("memory-kib", format!("{:#x}", domain.mib * 1024)),
         ("vcpus", domain.vcpus.to_string()),
-        ("enhanced", enhanced.to_owned()),
+        ("properties", properties.join(" ")),
         ("arguments", domain.arguments.clone()),
         ("kernel", files.kernel.unit_address()),
         ("kernel-reg", files.kernel.cells()),

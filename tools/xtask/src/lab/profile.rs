@@ -149,6 +149,9 @@ pub struct Domain {
     /// `xen,enhanced`: event channels, grants, and the rest of Xen's PV interfaces.
     #[serde(default)]
     pub enhanced: bool,
+    /// `vmf-unprotected`: stays outside when the fuse is blown at boot.
+    #[serde(default)]
+    pub unprotected: bool,
 }
 
 /// What a domain runs.

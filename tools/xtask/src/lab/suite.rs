@@ -18,7 +18,7 @@ use super::experiment::experiment;
 use super::images::Images;
 use super::pairwise::{self, Case, EXCLUDED};
 use super::profile::{Profile, Xen};
-use super::scenarios::{self, Group, cost};
+use super::scenarios::{self, Group, boot as at_boot, cost};
 use super::session::Session;
 use crate::cases::Cases;
 use crate::site::Site;
@@ -31,6 +31,8 @@ enum Job {
     Group(&'static Group),
     /// Stock Xen against the fuse, under `-icount`.
     Cost,
+    /// Boots that refuse to start a domain.
+    Strict,
 }
 
 /// How one case went.
@@ -66,7 +68,8 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         .iter()
         .chain(scenarios::GROUPS.iter().copied().flatten());
     // The long ones first, so that none of them comes last alone.
-    let jobs: VecDeque<Job> = std::iter::once(Job::Cost)
+    let jobs: VecDeque<Job> = [Job::Cost, Job::Strict]
+        .into_iter()
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -110,6 +113,7 @@ impl Job {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
             Self::Cost => vec![cost::KERNEL_LOAD.to_owned()],
+            Self::Strict => vec![at_boot::STRICT.to_owned()],
         }
     }
 
@@ -119,6 +123,7 @@ impl Job {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Cost => cost::XENS.to_vec(),
+            Self::Strict => vec![base.xen],
         }
     }
 
@@ -138,6 +143,11 @@ impl Job {
                 send(matrix_name(case), start, result);
             }
             Self::Group(group) => run_group(group, shared, send),
+            Self::Strict => {
+                let lab = shared.site.target().join("lab");
+                let result = at_boot::strict(&shared.images, &shared.base, &lab);
+                send(at_boot::STRICT.to_owned(), start, result);
+            }
             Self::Cost => {
                 let lab = shared.site.target().join("lab");
                 let result = cost::kernel_load(&shared.images, &shared.base, &lab);

@@ -10,6 +10,7 @@
 //!   `directmap=no` only on request
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
+//! - [`boot`]: the fuse blown at boot
 //! - [`blown`]: a system after the blow: what its domains may still try
 //! - [`calls`]: dom0's hypercalls, one by one, before and after
 //! - [`partial`]: blows that are early, partial, or on an odd system
@@ -25,6 +26,7 @@
 mod attack;
 mod audit;
 mod blown;
+pub mod boot;
 mod calls;
 pub mod cost;
 mod fault;
@@ -64,6 +66,7 @@ pub const ATTACKS: &[Group] = attack::FURTHER;
 pub const GROUPS: &[&[Group]] = &[
     attack::GROUPS,
     blown::GROUPS,
+    boot::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
