@@ -114,7 +114,7 @@ pub fn system(
     domains: &str,
 ) -> Result<String> {
     let ramdisk = dom0.ramdisk.context("dom0 needs a ramdisk")?;
-    let words = Words::from([
+    let mut words = Words::from([
         ("memory", memory_nodes(&profile.banks)),
         ("xen-arguments", profile.xen_command_line()),
         ("dom0-arguments", dom0_arguments.to_owned()),
@@ -124,6 +124,10 @@ pub fn system(
         ("dom0-ramdisk-reg", ramdisk.cells()),
         ("domains", domains.to_owned()),
     ]);
+    if !template.contains("@dom0-kernel@") {
+        // A system without one.
+        words.retain(|word, _| !word.starts_with("dom0-"));
+    }
     fill(template, &words)
 }
 

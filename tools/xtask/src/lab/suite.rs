@@ -31,8 +31,8 @@ enum Job {
     Group(&'static Group),
     /// Stock Xen against the fuse, under `-icount`.
     Cost,
-    /// Boots that refuse to start a domain.
-    Strict,
+    /// A case that boots its own machines.
+    Own(&'static str, at_boot::Own),
 }
 
 /// How one case went.
@@ -68,8 +68,8 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         .iter()
         .chain(scenarios::GROUPS.iter().copied().flatten());
     // The long ones first, so that none of them comes last alone.
-    let jobs: VecDeque<Job> = [Job::Cost, Job::Strict]
-        .into_iter()
+    let jobs: VecDeque<Job> = std::iter::once(Job::Cost)
+        .chain(at_boot::OWN.map(|(name, run)| Job::Own(name, run)))
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -113,7 +113,7 @@ impl Job {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
             Self::Cost => vec![cost::KERNEL_LOAD.to_owned()],
-            Self::Strict => vec![at_boot::STRICT.to_owned()],
+            Self::Own(name, _) => vec![(*name).to_owned()],
         }
     }
 
@@ -123,7 +123,13 @@ impl Job {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Cost => cost::XENS.to_vec(),
-            Self::Strict => vec![base.xen],
+            Self::Own(..) => vec![
+                base.xen,
+                Xen {
+                    debug: true,
+                    ..base.xen
+                },
+            ],
         }
     }
 
@@ -143,10 +149,10 @@ impl Job {
                 send(matrix_name(case), start, result);
             }
             Self::Group(group) => run_group(group, shared, send),
-            Self::Strict => {
+            Self::Own(name, run) => {
                 let lab = shared.site.target().join("lab");
-                let result = at_boot::strict(&shared.images, &shared.base, &lab);
-                send(at_boot::STRICT.to_owned(), start, result);
+                let result = run(&shared.images, &shared.base, &lab);
+                send((*name).to_owned(), start, result);
             }
             Self::Cost => {
                 let lab = shared.site.target().join("lab");

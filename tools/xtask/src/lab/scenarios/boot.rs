@@ -15,52 +15,51 @@ use crate::lab::session::{BOOT, Session};
 /// The groups of this file.
 pub const GROUPS: &[Group] = &[
     Group {
-        name: "boot-seal",
-        system: |profile| system(profile, "vmf=seal"),
+        name: "boot-unmap",
+        system: |profile| system(profile, "vmf=unmap"),
         tests: &[
-            ("blown-before-any-guest-runs", |s| blown(s, "seal")),
+            ("blown-before-any-guest-runs", |s| {
+                reported(
+                    s,
+                    &[(0, "unprotected"), (LINUX, "unmap"), (CANARY, "unmap")],
+                )
+            }),
             ("the-guest-knows", knows),
-            ("holds", |s| holds(s, "sealed", Level::Seal)),
-        ],
-    },
-    Group {
-        name: "boot-lock",
-        system: |profile| {
-            profile.cpu = Cpu::CortexA53;
-            profile.scheduler = Scheduler::Null;
-            profile.xen.debug = true;
-            profile.directmap = false;
-            profile.dom0.vcpus = 1;
-            system(profile, "vmf=lock,strict");
-            for domain in &mut profile.domains {
-                domain.unprotected = domain.guest == Guest::Linux;
-            }
-        },
-        tests: &[
-            ("blown-before-any-guest-runs", outside),
-            ("the-guest-knows", knows),
-            ("holds", |s| holds(s, "locked", Level::Lock)),
+            ("holds", |s| {
+                state_is(s, "unmapped")?;
+                holds(s, "booted", Level::Unmap)
+            }),
+            ("dom0-locks", lock),
         ],
     },
     Group {
         name: "boot-permissive",
-        system: |profile| {
-            // A CPU that is missing is in the way of the lock.
-            profile.dead_cpus = 1;
-            system(profile, "vmf=lock,permissive");
-        },
+        system: |profile| system(profile, "vmf=seal,permissive"),
         tests: &[("domains-are-started-and-it-is-told", permissive)],
     },
 ];
 
-/// The case that has a boot of its own, because dom0 does not come up.
-pub const STRICT: &str = "lab/boot-strict/no-domain-is-started";
-/// Words that are not what they should be, and what Xen says of them.
-const REFUSED: [(&str, &str); 3] = [
-    ("vmf=lock,fast", "\"fast\" is not known"),
-    ("vmf=permissiv", "\"permissiv\" is not known"),
-    ("vmf=lock,keep-firmware-calls", "wants a level"),
+/// A case that boots its own machines, because no dom0 comes up on them.
+pub type Own = fn(&Images, &Profile, &Path) -> Result<()>;
+
+/// Those cases.
+pub const OWN: [(&str, Own); 3] = [
+    ("lab/boot-strict/no-domain-is-started", strict),
+    ("lab/boot-without-dom0/seal", seal),
+    ("lab/boot-without-dom0/lock-with-one-outside", lock_but_one),
 ];
+
+/// Words of `vmf=`, and what Xen says of them where there is a dom0.
+const REFUSED: [(&str, &str); 3] = [
+    ("vmf=unmap,fast", "\"fast\" is not known"),
+    ("vmf=unmap,keep-firmware-calls", "wants a level"),
+    ("vmf=lock", "with a dom0"),
+];
+/// The same without one, on a machine that lacks a CPU.
+const OFFLINE: (&str, &str) = ("vmf=lock", "CPUs are not online");
+/// A system without dom0. With `conswitch=ax` nobody gets the console's input,
+/// whose output Xen would not mark as a domain's.
+const ALONE: &str = "dts/system-without-dom0.dts";
 
 /// The canary says at its first heartbeat whether it is protected.
 fn system(profile: &mut Profile, words: &str) {
@@ -73,14 +72,6 @@ fn system(profile: &mut Profile, words: &str) {
 }
 
 /// Xen reports each domain before the first of them writes anything.
-fn blown(session: &mut Session, level: &str) -> Result<()> {
-    reported(session, &[(LINUX, level), (CANARY, level)])
-}
-
-fn outside(session: &mut Session) -> Result<()> {
-    reported(session, &[(LINUX, "unprotected"), (CANARY, "lock")])
-}
-
 fn reported(session: &mut Session, domains: &[(u16, &str)]) -> Result<()> {
     let lines: Vec<(Source, String)> = session.look(|seen| {
         let lines = seen.streams.lines.iter();
@@ -107,18 +98,24 @@ fn knows(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// The level is what the machine's memory says, and everything goes on.
-fn holds(session: &mut Session, state: &str, level: Level) -> Result<()> {
-    state_is(session, state)?;
+/// The level is what the machine's memory says, and the guests go on.
+fn holds(session: &mut Session, name: &str, level: Level) -> Result<()> {
     let domains = session.report.profile.domains.clone();
     let protected: Vec<u16> = (1..)
         .zip(&domains)
         .filter(|(_, domain)| !domain.unprotected)
         .map(|(id, _)| id)
         .collect();
-    let moment = session.moment("booted", &protected)?;
+    let moment = session.moment(name, &protected)?;
     audit::must_hold(&audit::check(&moment, level)?)?;
-    guests_go_on(session)?;
+    guests_go_on(session)
+}
+
+/// What was protected before it ever ran, dom0 locks when it is up.
+fn lock(session: &mut Session) -> Result<()> {
+    session.must("vmfctl lock --yes")?;
+    state_is(session, "locked")?;
+    holds(session, "locked", Level::Lock)?;
     dom0_goes_on(session)
 }
 
@@ -133,15 +130,15 @@ fn permissive(session: &mut Session) -> Result<()> {
     guests_go_on(session)
 }
 
-/// With a word that is wrong, and with something in the way, nobody runs.
-pub fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
-    let offline = ("vmf=lock", "CPUs are not online");
-    for (words, said) in REFUSED.into_iter().chain([offline]) {
+/// With a word that is wrong, or something in the way, nobody runs.
+fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    for (words, said) in REFUSED.into_iter().chain([OFFLINE]) {
         let mut profile = base.clone();
         profile.name = "boot-strict".to_owned();
         system(&mut profile, words);
-        if words == offline.0 {
+        if (words, said) == OFFLINE {
             profile.dead_cpus = 1;
+            profile.device_tree = ALONE.to_owned();
         }
         let mut session = Session::boot(images, &profile, lab, false)?;
         session.wait_xen(said, BOOT)?;
@@ -152,15 +149,54 @@ pub fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
             let lines = seen.streams.lines.iter();
             let mut domains = lines.filter(|line| line.source != Source::Xen);
             let first = domains.next().map(|line| line.text.clone());
-            first.or_else(|| {
-                seen.streams
-                    .dom0
-                    .find("Linux version")
-                    .map(|_| "dom0".into())
-            })
+            let dom0 = || seen.streams.dom0.contains("Linux version");
+            first.or_else(|| dom0().then(|| "dom0".to_owned()))
         })?;
         ensure!(spoke.is_none(), "{words}: a domain runs: {spoke:?}");
         session.finish()?;
     }
     Ok(())
+}
+
+/// Sealed by itself, with nobody there to ask for it.
+fn seal(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    let mut profile = base.clone();
+    profile.name = "boot-without-dom0-seal".to_owned();
+    profile.device_tree = ALONE.to_owned();
+    system(&mut profile, "vmf=seal conswitch=ax");
+    let mut session = Session::boot(images, &profile, lab, false)?;
+    session.beats(CANARY, 1)?;
+    reported(&mut session, &[(LINUX, "seal"), (CANARY, "seal")])?;
+    knows(&mut session)?;
+    session.beats(LINUX, 1)?;
+    holds(&mut session, "booted", Level::Seal)?;
+    finish(session)
+}
+
+/// One domain stays outside; the smaller CPU, one vCPU on each.
+fn lock_but_one(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    let mut profile = base.clone();
+    profile.name = "boot-without-dom0-lock".to_owned();
+    profile.device_tree = ALONE.to_owned();
+    profile.cpu = Cpu::CortexA53;
+    profile.scheduler = Scheduler::Null;
+    profile.xen.debug = true;
+    profile.directmap = false;
+    system(&mut profile, "vmf=lock,strict conswitch=ax");
+    for domain in &mut profile.domains {
+        domain.unprotected = domain.guest == Guest::Linux;
+    }
+    let mut session = Session::boot(images, &profile, lab, false)?;
+    session.beats(CANARY, 1)?;
+    reported(&mut session, &[(LINUX, "unprotected"), (CANARY, "lock")])?;
+    knows(&mut session)?;
+    session.beats(LINUX, 1)?;
+    holds(&mut session, "booted", Level::Lock)?;
+    finish(session)
+}
+
+fn finish(session: Session) -> Result<()> {
+    let folder = session.folder().to_owned();
+    session.finish()?;
+    crate::lab::suite::remove_dumps(&folder)
 }
