@@ -97,6 +97,7 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
             hostile::steal(name, domain, frame, NOTHING >> 12);
         }
         Action::Spam => spam(name, around.clock),
+        Action::Yield => yield_cpu(name, around.clock),
     }
 }
 
@@ -278,4 +279,30 @@ fn spam(name: &str, clock: &Clock) {
         traps += 64;
     }
     say!("{name}: {traps} hypercalls in 1 s");
+}
+
+/// Yields the CPU for a second, and says how long it is away for each time:
+/// the upper quartile over batches, so that neither batches without somebody
+/// to yield to count, if they are few, nor single long ones.
+fn yield_cpu(name: &str, clock: &Clock) {
+    const BATCH: u64 = 64;
+    let mut ticks = [0u32; 1024];
+    let mut batches = 0;
+    let end = clock.now() + clock.frequency();
+    while batches < ticks.len() {
+        let start = clock.now();
+        if start >= end {
+            break;
+        }
+        for _ in 0..BATCH {
+            hypercall::yield_cpu();
+        }
+        ticks[batches] = (clock.now() - start) as u32;
+        batches += 1;
+    }
+    let ticks = &mut ticks[..batches];
+    ticks.sort_unstable();
+    let quartile = ticks.get(batches * 3 / 4).copied().unwrap_or(0);
+    let nanoseconds = u64::from(quartile) * 1_000_000_000 / clock.frequency() / BATCH;
+    say!("{name}: {batches} batches of {BATCH}, {nanoseconds} ns each");
 }

@@ -7,7 +7,7 @@
 
 use core::ptr::from_mut;
 
-use crate::hypercall::{DOMID_SELF, Return, domctl, memory_op};
+use crate::hypercall::{AddToPhysmap, DOMID_SELF, Return, domctl, memory_op};
 use crate::say;
 
 const XENMEM_DECREASE_RESERVATION: u64 = 1;
@@ -41,17 +41,6 @@ struct Exchange {
     done: u64,
 }
 const _: () = assert!(size_of::<Exchange>() == 72);
-
-/// `struct xen_add_to_physmap`.
-#[repr(C)]
-struct AddToPhysmap {
-    domid: u16,
-    size: u16,
-    space: u32,
-    index: u64,
-    gfn: u64,
-}
-const _: () = assert!(size_of::<AddToPhysmap>() == 24);
 
 /// `struct xen_add_to_physmap_batch`.
 #[repr(C)]

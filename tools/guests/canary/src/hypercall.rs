@@ -17,7 +17,8 @@ use core::fmt;
 use xen_sys::{
     __HYPERVISOR_console_io, __HYPERVISOR_domctl, __HYPERVISOR_event_channel_op,
     __HYPERVISOR_memory_op, __HYPERVISOR_sched_op, __HYPERVISOR_xen_version, CONSOLEIO_write,
-    EVTCHNOP_alloc_unbound, EVTCHNOP_send, SCHEDOP_poll, evtchn_alloc_unbound_t, evtchn_send_t,
+    EVTCHNOP_alloc_unbound, EVTCHNOP_send, SCHEDOP_poll, SCHEDOP_yield, evtchn_alloc_unbound_t,
+    evtchn_send_t,
 };
 use xen_vmf_abi::__HYPERVISOR_vmf_op;
 
@@ -137,6 +138,12 @@ pub fn extra_version(buffer: &mut [u8; 16]) -> Return {
     }
 }
 
+/// Yields the CPU: registers only.
+pub fn yield_cpu() -> Return {
+    // SAFETY: this sub-command ignores its pointer.
+    unsafe { call2(__HYPERVISOR_sched_op, u64::from(SCHEDOP_yield), 0) }
+}
+
 /// `struct sched_poll`.
 #[repr(C)]
 struct SchedPoll {
@@ -161,12 +168,17 @@ pub fn poll_nothing() -> Return {
 
 /// `struct xen_add_to_physmap`.
 #[repr(C)]
-struct AddToPhysmap {
-    domid: u16,
-    size: u16,
-    space: u32,
-    index: u64,
-    gfn: u64,
+pub struct AddToPhysmap {
+    /// Whose physmap.
+    pub domid: u16,
+    /// Frames, in some spaces.
+    pub size: u16,
+    /// `XENMAPSPACE_*`.
+    pub space: u32,
+    /// Which frame of that space.
+    pub index: u64,
+    /// Where it goes.
+    pub gfn: u64,
 }
 const _: () = assert!(size_of::<AddToPhysmap>() == 24);
 

@@ -39,6 +39,8 @@ pub enum Action {
     Steal(u16, u64),
     /// Traps as fast as possible for a second.
     Spam,
+    /// Yields the CPU for a second.
+    Yield,
 }
 
 impl Action {
@@ -61,6 +63,7 @@ impl Action {
             Self::Evtchn(_) => "evtchn",
             Self::Steal(..) => "steal",
             Self::Spam => "spam",
+            Self::Yield => "yield",
         }
     }
 
@@ -107,6 +110,7 @@ impl Action {
             "evtchn" => (1, Self::Evtchn(domain)),
             "steal" => (2, Self::Steal(domain?, arguments[1]?)),
             "spam" => (0, Self::Spam),
+            "yield" => (0, Self::Yield),
             _ => return None,
         };
         (given <= most).then_some(action)
@@ -317,7 +321,7 @@ mod tests {
     fn every_action_has_the_name_it_is_called_by() {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
-            "poweroff", "grant", "evtchn", "spam",
+            "poweroff", "grant", "evtchn", "spam", "yield",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }

@@ -174,8 +174,6 @@ impl<'a> Stopped<'a> {
         for register in 0..LR {
             self.gdb.set(self.cpu, register, value)?;
         }
-        // X7 is where the gates keep their return address.
-        self.gdb.set(self.cpu, 7, self.gates.stop)?;
         self.gdb.set(self.cpu, LR, self.gates.stop)?;
         self.gdb.set(self.cpu, PC, at)?;
         if interrupted {

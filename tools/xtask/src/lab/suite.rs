@@ -29,10 +29,8 @@ enum Job {
     Matrix(Case),
     /// A group of scenario tests on one system.
     Group(&'static Group),
-    /// Stock Xen against the fuse, under `-icount`.
-    Cost,
-    /// A case that boots its own machines.
-    Own(&'static str, at_boot::Own),
+    /// A case that boots its own machines, with these Xens.
+    Own(&'static str, at_boot::Own, Vec<Xen>),
 }
 
 /// How one case went.
@@ -68,8 +66,15 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         .iter()
         .chain(scenarios::GROUPS.iter().copied().flatten());
     // The long ones first, so that none of them comes last alone.
-    let jobs: VecDeque<Job> = std::iter::once(Job::Cost)
-        .chain(at_boot::OWN.map(|(name, run)| Job::Own(name, run)))
+    let costs = cost::CASES.map(|(name, run)| Job::Own(name, run, cost::XENS.to_vec()));
+    let debug = Xen {
+        debug: true,
+        ..base.xen
+    };
+    let boots = at_boot::OWN.map(|(name, run)| Job::Own(name, run, vec![base.xen, debug]));
+    let jobs: VecDeque<Job> = costs
+        .into_iter()
+        .chain(boots)
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -112,8 +117,7 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
-            Self::Cost => vec![cost::KERNEL_LOAD.to_owned()],
-            Self::Own(name, _) => vec![(*name).to_owned()],
+            Self::Own(name, ..) => vec![(*name).to_owned()],
         }
     }
 
@@ -122,14 +126,7 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
-            Self::Cost => cost::XENS.to_vec(),
-            Self::Own(..) => vec![
-                base.xen,
-                Xen {
-                    debug: true,
-                    ..base.xen
-                },
-            ],
+            Self::Own(_, _, xens) => xens.clone(),
         }
     }
 
@@ -149,15 +146,10 @@ impl Job {
                 send(matrix_name(case), start, result);
             }
             Self::Group(group) => run_group(group, shared, send),
-            Self::Own(name, run) => {
+            Self::Own(name, run, _) => {
                 let lab = shared.site.target().join("lab");
                 let result = run(&shared.images, &shared.base, &lab);
                 send((*name).to_owned(), start, result);
-            }
-            Self::Cost => {
-                let lab = shared.site.target().join("lab");
-                let result = cost::kernel_load(&shared.images, &shared.base, &lab);
-                send(cost::KERNEL_LOAD.to_owned(), start, result);
             }
         }
     }

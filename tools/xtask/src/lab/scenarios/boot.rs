@@ -59,7 +59,7 @@ const REFUSED: [(&str, &str); 3] = [
 const OFFLINE: (&str, &str) = ("vmf=lock", "CPUs are not online");
 /// A system without dom0. With `conswitch=ax` nobody gets the console's input,
 /// whose output Xen would not mark as a domain's.
-const ALONE: &str = "dts/system-without-dom0.dts";
+pub const ALONE: &str = "dts/system-without-dom0.dts";
 
 /// The canary says at its first heartbeat whether it is protected.
 fn system(profile: &mut Profile, words: &str) {

@@ -8,11 +8,16 @@ use anyhow::{Context, Result, ensure};
 
 use crate::lab::demux::Source;
 use crate::lab::images::Images;
-use crate::lab::profile::{Profile, Xen};
+use crate::lab::profile::{Guest, Profile, Xen};
+use crate::lab::scenarios::boot::{ALONE, Own};
 use crate::lab::session::Session;
 
-/// Name of the case.
-pub const KERNEL_LOAD: &str = "lab/cost/kernel-loads-as-fast-as-on-stock-xen";
+/// Name of the case about loading a kernel.
+const KERNEL_LOAD: &str = "lab/cost/kernel-loads-as-fast-as-on-stock-xen";
+/// Name of the case about switching between vCPUs.
+const SWITCH: &str = "lab/cost/a-switch-between-vcpus-sealed";
+/// The cases.
+pub const CASES: [(&str, Own); 2] = [(KERNEL_LOAD, kernel_load), (SWITCH, switch)];
 /// What is compared.
 pub const XENS: [Xen; 2] = [
     Xen {
@@ -38,7 +43,7 @@ const SLOW: Duration = Duration::from_secs(150);
 const TOLERANCE: f64 = 2.0;
 
 /// Loading dom0's kernel takes no more instructions than on stock Xen.
-pub fn kernel_load(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+fn kernel_load(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     let stock = measure(images, base, lab, XENS[0])?;
     let fuse = measure(images, base, lab, XENS[1])?;
     let more = (fuse / stock - 1.0) * 100.0;
@@ -78,6 +83,68 @@ fn measure(images: &Images, base: &Profile, lab: &Path, xen: Xen) -> Result<f64>
             .with_context(|| format!("Xen gives no time for \"{what}\""))
     };
     Ok(time(LOADED)? - time(STARTS)?)
+}
+
+/// What two switches between vCPUs may cost more than on stock Xen, in percent,
+/// with the fuse there, locked, and sealed.
+const SWITCH_TOLERANCE: [(&str, f64); 3] = [("", 1.0), ("vmf=lock", 2.0), ("vmf=seal", 2.0)];
+
+/// Two vCPUs on one CPU that yield to each other, on a system without dom0.
+fn switch(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    let stock = switches(images, base, lab, XENS[0], "")?;
+    for (words, tolerance) in SWITCH_TOLERANCE {
+        let fuse = switches(images, base, lab, XENS[1], words)?;
+        let more = (fuse / stock - 1.0) * 100.0;
+        let state = words.strip_prefix("vmf=").unwrap_or("open");
+        println!(
+            "lab: there and back between two vCPUs: {stock:.0} instructions on stock Xen, {fuse:.0} with the fuse, {state} ({more:+.2} %)"
+        );
+        ensure!(
+            more <= tolerance,
+            "a switch takes {more:.2} % more instructions than on stock Xen ({state}: {fuse:.0}, {stock:.0})"
+        );
+    }
+    Ok(())
+}
+
+/// Instructions from a yield until it returns, with another vCPU that does the
+/// same.
+fn switches(images: &Images, base: &Profile, lab: &Path, xen: Xen, words: &str) -> Result<f64> {
+    let mut profile = base.clone();
+    profile.name = format!(
+        "switch-{}{}",
+        if xen.fuse { "fuse" } else { "stock" },
+        words.replace("vmf=", "-")
+    );
+    profile.cpus = 1;
+    profile.xen = xen;
+    profile.icount = Some(0);
+    profile.device_tree = ALONE.to_owned();
+    profile.xen_arguments = format!("{words} conswitch=ax");
+    profile
+        .domains
+        .retain(|domain| domain.guest == Guest::Canary);
+    for domain in &mut profile.domains {
+        domain.arguments = "size=1M yield@2".to_owned();
+    }
+    let twice = profile.domains.clone();
+    profile.domains.extend(twice);
+    let mut session = Session::boot(images, &profile, lab, false)?;
+    let mut times = Vec::new();
+    for id in [1, 2] {
+        let line = session.wait_domain(id, "canary: yield: ", SLOW)?;
+        let time = line
+            .rsplit(", ")
+            .next()
+            .and_then(|part| part.split(' ').next());
+        let time: f64 = time
+            .and_then(|time| time.parse().ok())
+            .with_context(|| format!("d{id}: {line}"))?;
+        times.push(time);
+    }
+    session.finish()?;
+    // The one with the longer overlap has less of the time alone in it.
+    Ok(times.iter().copied().fold(0.0, f64::max))
 }
 
 /// The time in front of a line: `[    1.234567] text`.
