@@ -4,6 +4,7 @@ use crate::descriptor;
 use crate::dump::{Dump, FRAME_SIZE};
 use crate::error::{Error, Result};
 use crate::frames::{Frames, Owner};
+use crate::fused::NO_VTTBR;
 use crate::registers::Registers;
 use crate::report::Excluded;
 use crate::symbols::Symbols;
@@ -150,7 +151,10 @@ impl Audit {
         // Others that a switch between vCPUs would load, and others that a CPU has loaded.
         let fused = self.found.as_ref().and_then(|f| f.fused.as_ref());
         let frozen = fused.filter(|f| f.frozen.locked).map(|f| &f.frozen.vttbr);
-        let former = frozen.into_iter().flatten().map(|&vttbr| (vttbr, None));
+        let allowed = frozen.into_iter().flatten();
+        let former = allowed
+            .filter(|&&vttbr| vttbr != NO_VTTBR)
+            .map(|&vttbr| (vttbr, None));
         let cpus = self.registers.cpus.iter().enumerate();
         let others: Vec<(u64, Option<usize>)> = former
             .chain(cpus.map(|(i, cpu)| (cpu.vttbr.0, Some(i))))

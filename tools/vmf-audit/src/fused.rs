@@ -20,6 +20,9 @@ const WINDOW_FRAMES: u64 = 16;
 /// The per-CPU windows: `DOMHEAP_VIRT_START` and its size, xen/arch/arm/include/asm/mmu/layout.h.
 pub const WINDOWS_VA: std::ops::Range<u64> = 0x0a00_8000_0000..0x0a08_0000_0000;
 
+/// A word in the place of VMID 0 that no value of VTTBR_EL2 with that VMID agrees with.
+pub const NO_VTTBR: u64 = u64::MAX;
+
 /// Guest frames that map adjacent machine frames alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -44,7 +47,8 @@ pub struct Frozen {
     pub hcr_value: u64,
     /// Further values of VTTBR_EL2 that it allows, by name; 0 for none. A Xen that can be sealed has some.
     pub further: Vec<(&'static str, u64)>,
-    /// VTTBR_EL2 by VMID, 0 where there is none.
+    /// VTTBR_EL2 by VMID, 0 where there is none. That of VMID 0, which no domain has, allows the root that maps
+    /// nothing, or is [`NO_VTTBR`].
     pub vttbr: Vec<u64>,
 }
 
@@ -110,8 +114,13 @@ pub(crate) fn find(xen: &Xen<'_>, offset: u64) -> Result<Option<Fused>> {
     };
     let list = xen.symbols.member("vmf_frozen", "vttbr")?.offset;
     // Up to what follows, if anything does.
-    let unused = xen.symbols.member("vmf_frozen", "unused");
-    let end = unused.map_or(xen.symbols.size_of("vmf_frozen")?, |m| m.offset);
+    let members = ["locked", "hcr_mask", "unused"];
+    let after = members.map(|path| xen.symbols.member("vmf_frozen", path));
+    let after = after.into_iter().flatten().map(|m| m.offset);
+    let end = match after.filter(|&offset| offset > list).min() {
+        Some(offset) => offset,
+        None => xen.symbols.size_of("vmf_frozen")?,
+    };
     let vttbr = (list..end.min(FRAME_SIZE))
         .step_by(8)
         .map_while(|at| xen.dump.word(page.wrapping_add(offset + at)));

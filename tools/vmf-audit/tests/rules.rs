@@ -350,7 +350,8 @@ fn pages_of_xens_own_may_be_mapped_only_where_xen_names_them() {
 fn claims_are_compared_with_the_dump() {
     let cases: &[(&str, Fault)] = &[
         ("is in the dump, but not in the registers file", |m| {
-            m.xen().domains.push(xen_domain(5, 0, false))
+            m.fused().frozen.vttbr[9] = 9 << 48;
+            m.xen().domains.push(xen_domain(5, 9 << 48, false))
         }),
         ("is in the registers file, but not in the dump", |m| {
             m.xen().domains.truncate(1)

@@ -9,6 +9,7 @@ use common::*;
 use proptest::prelude::*;
 use syms::*;
 use vmf_audit::dump::Dump;
+use vmf_audit::fused::NO_VTTBR;
 use vmf_audit::report::{Level, Verdict};
 use vmf_audit::symbols::Symbols;
 use vmf_audit::{Audit, Error, frametable, xen};
@@ -99,6 +100,7 @@ fn fuse(m: &mut Machine) {
     m.write(FROZEN, 1);
     m.write(FROZEN + 8, 1 << 34 | 1 << 27 | 1 << 12 | 5);
     m.write(FROZEN + 16, 5);
+    m.write(FROZEN + FROZEN_VTTBR, NO_VTTBR);
     for domain in m.registers.domains.clone() {
         let vttbr = domain.vttbr.0;
         m.write(FROZEN + FROZEN_VTTBR + 8 * (vttbr >> 48), vttbr);

@@ -32,7 +32,7 @@
 //! | `ENODATA` | CPUs can write samples or traces to memory (SPE, TRBE), by whose translations is up to data of Xen's |
 //! | `ENODEV` | a device is assigned to the domain |
 //! | `ENOMEM` | the xenheap has no room for the tables that are needed |
-//! | `E2BIG` | lock with a domain whose VMID is 507 or more, for which the frozen page has no room |
+//! | `E2BIG` | lock with a domain whose VMID is 506 or more, for which the frozen page has no room |
 //! | `ENOEXEC` | seal without firmware calls, where a work-around of a CPU makes one on entry from a guest |
 //! | `ERANGE` | the CPUs differ in what HCR_EL2 can hold, so that one value cannot be locked for all |
 //! | `EIO` | the plan of the lock did not pass its check; nothing was changed |

@@ -2,7 +2,7 @@
 
 use crate::audit::{Audit, Stage2};
 use crate::dump::FRAME_SIZE;
-use crate::fused::{Extent, Fused};
+use crate::fused::{Extent, Fused, NO_VTTBR};
 use crate::judge::Findings;
 use crate::xen::Domain;
 
@@ -48,16 +48,21 @@ pub(super) fn frozen_page(audit: &Audit, found: &mut Findings) {
             ));
         }
     }
-    for (vmid, &vttbr) in frozen.vttbr.iter().enumerate().filter(|(_, v)| **v != 0) {
-        if vttbr >> 48 != vmid as u64 {
-            wrong(format!("the frozen VTTBR of VMID {vmid} is {vttbr:#x}"));
-        }
-    }
     // Nothing else may be let through than what a domain has, and the root that maps nothing.
     let of_xen = audit.found.as_ref();
     let empty = of_xen
         .and_then(|f| f.empty_root)
         .map(|mfn| mfn * FRAME_SIZE);
+    for (vmid, &vttbr) in frozen.vttbr.iter().enumerate() {
+        let nothing = match vmid {
+            // A zero would let a zero through.
+            0 => vttbr == NO_VTTBR || Some(vttbr) == empty,
+            _ => vttbr == 0,
+        };
+        if !nothing && (vmid == 0 || vttbr >> 48 != vmid as u64) {
+            wrong(format!("the frozen VTTBR of VMID {vmid} is {vttbr:#x}"));
+        }
+    }
     for &(name, vttbr) in frozen.further.iter().filter(|(_, v)| *v != 0) {
         if !frozen.vttbr.contains(&vttbr) && Some(vttbr) != empty {
             wrong(format!(

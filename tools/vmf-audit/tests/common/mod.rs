@@ -4,7 +4,7 @@
 
 use vmf_audit::dump::Dump;
 use vmf_audit::frametable::Noted;
-use vmf_audit::fused::{DomainNote, Extent, Frozen, Fused};
+use vmf_audit::fused::{DomainNote, Extent, Frozen, Fused, NO_VTTBR};
 use vmf_audit::hex::Hex;
 use vmf_audit::registers::{self, Cpu, Registers};
 use vmf_audit::report::{Level, Report};
@@ -128,6 +128,9 @@ impl Machine {
             pa,
         };
         let vttbr = |vmid| {
+            if vmid == 0 {
+                return NO_VTTBR;
+            }
             let mut domains = machine.registers.domains.iter();
             domains
                 .find(|d| d.vttbr.0 >> 48 == vmid)

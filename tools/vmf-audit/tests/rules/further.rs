@@ -140,6 +140,16 @@ pub const FURTHER: &[(&str, Fault, &[&str])] = &[
         &["L11"],
     ),
     (
+        "VMID 0 with an entry that lets VTTBR 0 through",
+        |m| m.fused().frozen.vttbr[0] = 0,
+        &["L11"],
+    ),
+    (
+        "VMID 0 with a stage 2",
+        |m| m.fused().frozen.vttbr[0] = m.registers.domains[0].vttbr.0 & 0xffff_ffff_f000,
+        &["L11"],
+    ),
+    (
         "a frozen VTTBR that is nobody's",
         |m| m.fused().frozen.further = vec![("safe", SPARE)],
         &["L11"],

@@ -244,6 +244,15 @@ impl Session {
         })
     }
 
+    /// What Xen has said since line `start`.
+    pub fn xen_lines(&self, start: usize) -> Result<Vec<String>> {
+        self.look(|seen| {
+            let lines = seen.streams.lines[start..].iter();
+            let xen = lines.filter(|line| line.source == Source::Xen);
+            xen.map(|line| line.text.clone()).collect()
+        })
+    }
+
     /// Waits until Xen, having said something since line `start`, is silent;
     /// returns what it has said.
     fn silence(&self, start: usize, name: &str) -> Result<Vec<String>> {

@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{ACTION, CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, state_is};
-use crate::lab::demux::Source;
 use crate::lab::experiment;
 use crate::lab::profile::{Domain, Guest, Profile, Xen};
 use crate::lab::session::{BOOT, COMMAND, Session};
@@ -457,11 +456,7 @@ fn stops(session: &mut Session, what: &str, register: &str) -> Result<()> {
     // dom0 does not come back from this.
     let _ = session.run_within(&command, Duration::from_secs(10));
     session.wait_xen("Manual reset required", COMMAND)?;
-    let lines: Vec<String> = session.look(|seen| {
-        let lines = seen.streams.lines[start..].iter();
-        let xen = lines.filter(|line| line.source == Source::Xen);
-        xen.map(|line| line.text.clone()).collect()
-    })?;
+    let lines = session.xen_lines(start)?;
     let said = |word: &str| lines.iter().any(|line| line.contains(word));
     ensure!(
         said("VMF: ") && said(register),

@@ -7,7 +7,6 @@
 use anyhow::{Result, ensure};
 
 use super::{CANARY, Group, LINUX, unchanged};
-use crate::lab::demux::Source;
 use crate::lab::experiment;
 use crate::lab::session::{COMMAND, Session};
 
@@ -35,11 +34,7 @@ fn report(session: &mut Session) -> Result<()> {
     let start = session.look(|seen| seen.streams.lines.len())?;
     session.derail(NOWHERE)?;
     session.wait_xen("Manual reset required", COMMAND)?;
-    let lines: Vec<String> = session.look(|seen| {
-        let lines = seen.streams.lines[start..].iter();
-        let xen = lines.filter(|line| line.source == Source::Xen);
-        xen.map(|line| line.text.clone()).collect()
-    })?;
+    let lines = session.xen_lines(start)?;
     for part in ["Instruction Abort Trap", "Xen call trace", "Panic on CPU"] {
         ensure!(
             lines.iter().any(|line| line.contains(part)),
