@@ -17,6 +17,7 @@ use crate::hypercall::{self, DOMID_INVALID, DOMID_SELF};
 use crate::machine::Machine;
 use crate::mmu::{self, Kind};
 use crate::say;
+use crate::sharing::Shared;
 use crate::trap::catch;
 
 const PSCI_VERSION: u64 = 0x8400_0000;
@@ -38,6 +39,8 @@ pub struct Surroundings<'a> {
     pub clock: &'a Clock,
     /// A page of RAM that holds nothing.
     pub spare_page: u64,
+    /// Pages that can be shared with Xen.
+    pub shared: Shared,
 }
 
 /// Runs `action`.
@@ -97,6 +100,9 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
             hostile::steal(name, domain, frame, NOTHING >> 12);
         }
         Action::Spam => spam(name, around.clock),
+        Action::Share => around.shared.share(name),
+        Action::Bounce => around.shared.use_all(name, around.spare_page),
+        Action::Areas => around.shared.areas(name),
         Action::Yield => yield_cpu(name, around.clock),
     }
 }

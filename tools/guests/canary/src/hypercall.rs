@@ -53,6 +53,7 @@ impl fmt::Display for Return {
             18 => "EXDEV",
             19 => "ENODEV",
             22 => "EINVAL",
+            28 => "ENOSPC",
             30 => "EROFS",
             31 => "EMLINK",
             38 => "ENOSYS",
@@ -81,6 +82,15 @@ unsafe fn call3(op: u32, a: u64, b: u64, c: u64) -> Return {
 unsafe fn call4(op: u32, a: u64, b: u64, c: u64, d: u64) -> Return {
     // SAFETY: the caller's promise.
     Return(unsafe { xen_sys::hypercall_4(op, a, b, c, d) })
+}
+
+/// Any hypercall, with its number.
+///
+/// # Safety
+/// What the arguments point to is what the hypercall expects.
+pub unsafe fn raw(op: u64, [a, b, c, d]: [u64; 4]) -> Return {
+    // SAFETY: the caller's promise.
+    unsafe { call4(op as u32, a, b, c, d) }
 }
 
 /// `vmf_op`: registers only.

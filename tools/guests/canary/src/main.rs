@@ -52,6 +52,9 @@
 //! | `grant[:DOM]` | grants a page to DOM (0) | `ref R gfn G to domain D`; the page begins with 0x63616e6172790000 |
 //! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
 //! | `steal:DOM:GFN` | asks Xen for that page of DOM in all ways that a domain has (0x7ff0 is itself: then GFN 0 is the page that can be granted, and comes back) | `foreign R, exchange R, …` |
+//! | `share` | shares the first four pages of the 2 MiB after its image with Xen (`vmf_op`) | `R gfn G pages N` |
+//! | `areas` | gives Xen places in these pages, for good: vcpu_info, FIFO event queue | `vcpu_info R control R array R` |
+//! | `bounce` | hypercalls with pointers into these pages, see sharing.rs | one for each kind |
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
 //! | `yield` | yields the CPU for a second (SCHEDOP_yield) | `N batches of 64, T ns each` |
 #![no_std]
@@ -70,6 +73,7 @@ mod hypercall;
 mod machine;
 mod mmio;
 mod mmu;
+mod sharing;
 mod trap;
 
 use core::sync::atomic::AtomicU64;
@@ -82,6 +86,7 @@ use crate::actions::Surroundings;
 use crate::clock::Clock;
 use crate::machine::{Gic, Machine};
 use crate::mmu::Kind;
+use crate::sharing::Shared;
 
 /// Slices of a second: how often console input is looked at.
 const SLICES: u64 = 10;
@@ -107,8 +112,11 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
         tree_address..tree_address + tree.total_size() as u64,
     ];
     let free = machine::largest_free(&machine.memory, &used);
-    // The first page is the one that can be granted.
-    let start = free.start + 4096;
+    // The first pages can be shared, the one behind them can be granted. In a
+    // place that a device tree can name, whatever the size of the image.
+    let shared = free.start.next_multiple_of(sharing::ALIGNMENT);
+    let spare_page = shared + sharing::PAGES * 4096;
+    let start = spare_page + 4096;
     let room = free.end.saturating_sub(start);
     let bytes = match settings.amount {
         Amount::All => room,
@@ -117,8 +125,8 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
     if bytes == 0 || bytes > room {
         panic!("{bytes:#x} bytes of pattern do not fit into the {room:#x} that are free");
     }
-    if !mmu::map(free.start, bytes + 4096, Kind::Normal) {
-        panic!("memory at {:#x} is beyond the canary's own map", free.start);
+    if !mmu::map(shared, start - shared + bytes, Kind::Normal) {
+        panic!("memory at {shared:#x} is beyond the canary's own map");
     }
     say!(
         "seed {:#x} memory {start:#x}..{:#x} {} {}",
@@ -146,7 +154,9 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
     let around = Surroundings {
         machine: &machine,
         clock: &clock,
-        spare_page: free.start,
+        spare_page,
+        // SAFETY: RAM by the device tree, mapped, used by nothing else.
+        shared: unsafe { Shared::new(shared) },
     };
     live(memory, start, &settings, &around)
 }

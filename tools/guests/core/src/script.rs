@@ -37,6 +37,12 @@ pub enum Action {
     Evtchn(Option<u16>),
     /// Asks for a page of a domain (its frame) in all ways that there are.
     Steal(u16, u64),
+    /// Shares pages with Xen.
+    Share,
+    /// Gives Xen areas in these pages.
+    Areas,
+    /// Hypercalls with pointers into these pages.
+    Bounce,
     /// Traps as fast as possible for a second.
     Spam,
     /// Yields the CPU for a second.
@@ -62,6 +68,9 @@ impl Action {
             Self::Grant(_) => "grant",
             Self::Evtchn(_) => "evtchn",
             Self::Steal(..) => "steal",
+            Self::Share => "share",
+            Self::Areas => "areas",
+            Self::Bounce => "bounce",
             Self::Spam => "spam",
             Self::Yield => "yield",
         }
@@ -109,6 +118,9 @@ impl Action {
             "grant" => (1, Self::Grant(domain)),
             "evtchn" => (1, Self::Evtchn(domain)),
             "steal" => (2, Self::Steal(domain?, arguments[1]?)),
+            "share" => (0, Self::Share),
+            "areas" => (0, Self::Areas),
+            "bounce" => (0, Self::Bounce),
             "spam" => (0, Self::Spam),
             "yield" => (0, Self::Yield),
             _ => return None,
@@ -321,7 +333,7 @@ mod tests {
     fn every_action_has_the_name_it_is_called_by() {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
-            "poweroff", "grant", "evtchn", "spam", "yield",
+            "poweroff", "grant", "evtchn", "share", "areas", "bounce", "spam", "yield",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }

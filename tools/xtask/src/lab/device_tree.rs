@@ -84,10 +84,15 @@ pub fn domain_node(
 ) -> Result<String> {
     let mut properties = Vec::new();
     if domain.enhanced {
-        properties.push("xen,enhanced = \"no-xenstore\";");
+        properties.push("xen,enhanced = \"no-xenstore\";".to_owned());
     }
     if domain.unprotected {
-        properties.push("vmf-unprotected;");
+        properties.push("vmf-unprotected;".to_owned());
+    }
+    if !domain.share.is_empty() {
+        let numbers = domain.share.iter().flatten();
+        let list: Vec<String> = numbers.map(|&number| cells(number)).collect();
+        properties.push(format!("vmf-share = <{}>;", list.join(" ")));
     }
     let mut words = Words::from([
         ("name", name.to_owned()),

@@ -152,6 +152,10 @@ pub struct Domain {
     /// `vmf-unprotected`: stays outside when the fuse is blown at boot.
     #[serde(default)]
     pub unprotected: bool,
+    /// `vmf-share`: guest-physical ranges that it shares with Xen, address and
+    /// bytes.
+    #[serde(default)]
+    pub share: Vec<[u64; 2]>,
 }
 
 /// What a domain runs.

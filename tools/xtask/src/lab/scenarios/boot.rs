@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use vmf_audit::report::Level;
 
+use super::shared;
 use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, status};
 use crate::lab::audit;
 use crate::lab::demux::Source;
 use crate::lab::images::Images;
-use crate::lab::profile::{Cpu, Guest, Profile, Scheduler};
+use crate::lab::profile::{Cpu, Domain, Guest, Profile, Scheduler};
 use crate::lab::session::{BOOT, Session};
 
 /// The groups of this file.
@@ -43,10 +44,12 @@ pub const GROUPS: &[Group] = &[
 pub type Own = fn(&Images, &Profile, &Path) -> Result<()>;
 
 /// Those cases.
-pub const OWN: [(&str, Own); 3] = [
+pub const OWN: [(&str, Own); 5] = [
     ("lab/boot-strict/no-domain-is-started", strict),
     ("lab/boot-without-dom0/seal", seal),
     ("lab/boot-without-dom0/lock-with-one-outside", lock_but_one),
+    ("lab/boot-without-dom0/lock-with-shared-pages", lock_sharing),
+    ("lab/boot-strict/properties-are-named", properties),
 ];
 
 /// Words of `vmf=`, and what Xen says of them where there is a dom0.
@@ -83,7 +86,7 @@ fn reported(session: &mut Session, domains: &[(u16, &str)]) -> Result<()> {
         .context("no domain has written anything")?;
     for (id, level) in domains {
         let wanted = format!("VMF: boot: d{id} {level}");
-        let at = lines.iter().position(|(_, text)| *text == wanted);
+        let at = lines.iter().position(|(_, text)| text.starts_with(&wanted));
         ensure!(
             at.is_some_and(|at| at < first),
             "\"{wanted}\" is not before the first line of a domain: {at:?}, {first}"
@@ -142,19 +145,25 @@ fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
         }
         let mut session = Session::boot(images, &profile, lab, false)?;
         session.wait_xen(said, BOOT)?;
-        session.wait_xen("no domain is started", BOOT)?;
-        // Long enough for the canary to say hello, which it does otherwise.
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        let spoke = session.look(|seen| {
-            let lines = seen.streams.lines.iter();
-            let mut domains = lines.filter(|line| line.source != Source::Xen);
-            let first = domains.next().map(|line| line.text.clone());
-            let dom0 = || seen.streams.dom0.contains("Linux version");
-            first.or_else(|| dom0().then(|| "dom0".to_owned()))
-        })?;
-        ensure!(spoke.is_none(), "{words}: a domain runs: {spoke:?}");
+        nobody_runs(&mut session, words)?;
         session.finish()?;
     }
+    Ok(())
+}
+
+/// Xen says that it starts no domain, and starts none.
+fn nobody_runs(session: &mut Session, why: &str) -> Result<()> {
+    session.wait_xen("no domain is started", BOOT)?;
+    // Long enough for the canary to say hello, which it does otherwise.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let spoke = session.look(|seen| {
+        let lines = seen.streams.lines.iter();
+        let mut domains = lines.filter(|line| line.source != Source::Xen);
+        let first = domains.next().map(|line| line.text.clone());
+        let dom0 = || seen.streams.dom0.contains("Linux version");
+        first.or_else(|| dom0().then(|| "dom0".to_owned()))
+    })?;
+    ensure!(spoke.is_none(), "{why}: a domain runs: {spoke:?}");
     Ok(())
 }
 
@@ -193,6 +202,97 @@ fn lock_but_one(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     session.beats(LINUX, 1)?;
     holds(&mut session, "booted", Level::Lock)?;
     finish(session)
+}
+
+/// A canary whose pages for hypercalls the device tree shares, and one without:
+/// neither ever ran unprotected.
+fn lock_sharing(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    let mut profile = base.clone();
+    profile.name = "boot-without-dom0-shared".to_owned();
+    profile.device_tree = ALONE.to_owned();
+    profile.domains.retain(|d| d.guest == Guest::Canary);
+    let (first, second) = (1, 2);
+    for domain in &mut profile.domains {
+        domain.arguments += " areas@1 bounce@2";
+    }
+    let mut without = profile.domains.clone();
+    profile.domains[0].share = vec![shared::CANARY_PAGES];
+    profile.domains.append(&mut without);
+    profile.xen_arguments = "vmf=lock conswitch=ax".to_owned();
+    let mut session = Session::boot(images, &profile, lab, false)?;
+    for (id, wanted) in [
+        (first, "vcpu_info 0 control 0 array 0"),
+        (
+            second,
+            "vcpu_info -14 EFAULT control -14 EFAULT array -14 EFAULT",
+        ),
+    ] {
+        let line = session.wait_domain(id, "canary: areas: ", BOOT)?;
+        ensure!(line.trim().ends_with(wanted), "d{id}: {line}");
+        session.wait_lines(id, "canary: bounce: ", shared::LINES, BOOT)?;
+    }
+    reported(
+        &mut session,
+        &[
+            (first, "lock, 4 pages shared"),
+            (second, "lock, 0 pages shared"),
+        ],
+    )?;
+    shared::judge_protected(&session, first, true)?;
+    shared::judge_protected(&session, second, false)?;
+    for id in [first, second] {
+        session.beats(id, 2)?;
+    }
+    finish(session)
+}
+
+/// Properties of a domain's node that are wrong: Xen names node and property,
+/// and starts nobody.
+fn properties(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    type Change = fn(&mut Domain);
+    let cases: [(Change, &str); 5] = [
+        (
+            |d| d.share = vec![[0x4000_0800, 0x1000]],
+            "does not begin and end with a page",
+        ),
+        (
+            |d| d.share = vec![[0x1_0000_0000, 0x1000]],
+            "not all of it is memory",
+        ),
+        (
+            |d| d.share = vec![[0x4010_0000, 0x2000], [0x4010_1000, 0x1000]],
+            "overlaps another range",
+        ),
+        (
+            |d| {
+                d.share = vec![[0x4010_0000, 0x1000]];
+                d.unprotected = true;
+            },
+            "vmf-unprotected",
+        ),
+        (|d| d.enhanced = true, "has xen,enhanced"),
+    ];
+    for (change, said) in cases {
+        let mut profile = base.clone();
+        profile.name = "boot-properties".to_owned();
+        // Enhanced domains need a dom0, and with one there is no lock.
+        profile.xen_arguments = "vmf=unmap conswitch=ax".to_owned();
+        profile.domains.retain(|d| d.guest == Guest::Canary);
+        change(&mut profile.domains[0]);
+        let node = match profile.domains[0].enhanced {
+            false => "vmf-share: ",
+            true => "xen,enhanced: ",
+        };
+        let mut session = Session::boot(images, &profile, lab, false)?;
+        let line = session.wait_xen(said, BOOT)?;
+        ensure!(
+            line.contains(node) && (line.contains("/chosen/") || line.contains("d1 ")),
+            "{line}"
+        );
+        nobody_runs(&mut session, said)?;
+        session.finish()?;
+    }
+    Ok(())
 }
 
 fn finish(session: Session) -> Result<()> {

@@ -17,6 +17,7 @@
 //! - [`holders`]: pages that somebody else has mapped
 //! - [`memory`]: sizes and shapes of RAM
 //! - [`sealed`]: a system whose fuse is blown as far as it goes
+//! - [`shared`]: pages that a protected domain shares on purpose
 //! - [`stale`]: what the TLBs still know right after the lock
 //! - [`unmapped`]: what the control domain may still do to a domain that is
 //!   protected, before the lock
@@ -35,6 +36,7 @@ mod memory;
 mod open;
 mod partial;
 pub mod sealed;
+mod shared;
 pub mod stale;
 mod unmapped;
 
@@ -74,6 +76,7 @@ pub const GROUPS: &[&[Group]] = &[
     audit::GROUPS,
     partial::GROUPS,
     sealed::GROUPS,
+    shared::GROUPS,
     stale::GROUPS,
     unmapped::GROUPS,
     fault::GROUPS,
@@ -144,16 +147,21 @@ pub fn canary(session: &mut Session, action: &str) -> Result<String> {
 
 /// The same for an action that prints `count` lines.
 fn canary_line(session: &mut Session, action: &str, count: usize) -> Result<Vec<String>> {
+    told(session, CANARY, action, count)
+}
+
+/// The same for any domain with a bare-metal canary.
+fn told(session: &mut Session, domain: u16, action: &str, count: usize) -> Result<Vec<String>> {
     let name = action.split(':').next().unwrap_or(action);
     let mark = format!("canary: {name}: ");
     let about = |session: &Session| -> Result<Vec<String>> {
-        let lines = session.domain_lines(CANARY)?;
+        let lines = session.domain_lines(domain)?;
         let about = lines.iter().filter_map(|line| line.split_once(&mark));
         Ok(about.map(|(_, rest)| rest.to_owned()).collect())
     };
     let before = about(session)?.len();
-    session.type_to_domain(CANARY, action)?;
-    session.wait_lines(CANARY, &mark, before + count, ACTION)?;
+    session.type_to_domain(domain, action)?;
+    session.wait_lines(domain, &mark, before + count, ACTION)?;
     Ok(about(session)?.split_off(before))
 }
 
