@@ -17,7 +17,7 @@
  * Version of the interface: major number in bits 30:16, minor in bits 15:0.
  * A change that breaks a caller raises the major number.
  */
-#define XENVMF_INTERFACE_VERSION 65536
+#define XENVMF_INTERFACE_VERSION 65537
 
 /*
  * Returns XENVMF_INTERFACE_VERSION. domid is DOMID_SELF.
@@ -76,6 +76,27 @@
  * reach.
  */
 #define XENVMF_seal 7
+
+/*
+ * Shares pages of domid with Xen and, by grants, with others, although the
+ * domain is protected or is going to be. arg0 is the first guest frame,
+ * arg1 the number of frames, 1 to XENVMF_share_pages_max. They have to
+ * be RAM of the domain, and can no longer be executed. There is no way back.
+ * A domain may do it for itself until the machine is locked, the control
+ * domain for others until they are protected.
+ */
+#define XENVMF_share 8
+
+/*
+ * Most pages of one XENVMF_share.
+ */
+#define XENVMF_share_pages_max 1024
+
+/*
+ * Most extents (runs of guest frames with adjacent machine frames) that a
+ * domain can share.
+ */
+#define XENVMF_shares_max 32
 
 /*
  * The page with the instruction SMC stays: power management goes on
@@ -165,6 +186,38 @@
  * Domain: 1 if it is the hardware domain, else 0.
  */
 #define XENVMF_status_domain_hardware 20
+
+/*
+ * Domain: pages that it shares with Xen on purpose.
+ */
+#define XENVMF_status_domain_shared_pages 21
+
+/*
+ * Domain: number of extents of them.
+ */
+#define XENVMF_status_domain_shares 22
+
+/*
+ * Domain: accesses to emulated devices that Xen could not decode, because it
+ * cannot read the instruction, and which the guest got an abort for.
+ */
+#define XENVMF_status_domain_undecoded 23
+
+/*
+ * Domain: guest PC of the last of them.
+ */
+#define XENVMF_status_domain_undecoded_pc 24
+
+/*
+ * Domain: first guest frame of an extent of shared pages, whose index from 0
+ * on is in bits 31:16 of arg0. In no order before the lock.
+ */
+#define XENVMF_status_share_gfn 32
+
+/*
+ * Domain: number of pages of that extent.
+ */
+#define XENVMF_status_share_pages 33
 
 /*
  * All RAM is in the directmap (directmap=yes).

@@ -50,6 +50,12 @@ pub enum Error {
     NeedsFirmware,
     /// CPUs differ in what HCR_EL2 can hold.
     UnlikeCpus,
+    /// A guest frame that is not RAM of the domain.
+    NotRam,
+    /// A domain shares too many extents.
+    NoSpace,
+    /// The domain has to do that itself.
+    NotYours,
 }
 
 impl Error {
@@ -77,6 +83,9 @@ impl Error {
             Error::TooManyDomains => 7,
             Error::NeedsFirmware => 8,
             Error::UnlikeCpus => 34,
+            Error::NotRam => 14,
+            Error::NoSpace => 28,
+            Error::NotYours => 1,
         }
     }
 }

@@ -8,11 +8,13 @@
 //!
 //! Context: a guest's hypercall on any CPU, IRQs enabled, no locks.
 
-use crate::addr::PAGE_SHIFT;
+use crate::addr::{Gfn, Mfn, PAGE_SHIFT};
 use crate::error::Error;
 use crate::fuse;
 use crate::machine::{Domain, DomainFlags, Machine};
 use crate::policy::Seal;
+use crate::share::{self, Shares};
+use crate::stage2::GuestExtent;
 use crate::state;
 use xen_vmf_abi as abi;
 
@@ -85,6 +87,9 @@ impl Job {
 pub trait Status: Machine {
     /// Pages that `domain` owns.
     fn owned_pages(&self, domain: &Domain) -> u64;
+    /// Accesses of a protected domain that Xen could not decode, and the guest
+    /// PC of the last.
+    fn undecoded(&self, domain: &Domain) -> (u64, u64);
     /// Free pages of the xenheap.
     fn xenheap_free_pages(&self) -> u64;
     /// Whether the fuse was to be blown at boot, and was not.
@@ -95,19 +100,31 @@ pub trait Status: Machine {
     fn debug_build(&self) -> bool;
     /// TLB invalidations that all windows have issued.
     fn window_tlbi(&self) -> u64;
+    /// The machine frame behind a guest frame that is RAM which `domain` owns,
+    /// may write, and has not given up.
+    fn owned_ram(&self, domain: &Domain, gfn: Gfn) -> Option<Mfn>;
+    /// Takes `new` into the list of pages that `domain` shares, and from the
+    /// domain the right to execute them. Nothing of it on an error: `Again`
+    /// where stage 2 says something else by now, `NoMemory` where it has no
+    /// room for the tables.
+    fn share(&self, domain: &Domain, new: &Shares) -> Result<(), Error>;
 }
 
 /// Whether the call is one that only the control domain may make. A domain
-/// may ask for its own status, and which interface it asks.
+/// may ask for its own status, and which interface it asks, and share pages of
+/// its own.
 pub fn needs_privilege(call: &Call, caller: u16) -> bool {
     let own = call.domid == DOMID_SELF || call.domid == u32::from(caller);
-    let free = call.cmd == abi::XENVMF_status || call.cmd == abi::XENVMF_version;
+    let free = matches!(
+        call.cmd,
+        abi::XENVMF_status | abi::XENVMF_version | abi::XENVMF_share
+    );
     !(free && own)
 }
 
 /// Whether the command exists. Others are `ENOSYS`, whoever asks.
 pub fn is_known(cmd: u32) -> bool {
-    cmd <= abi::XENVMF_seal
+    cmd <= abi::XENVMF_share
 }
 
 /// Decides a call that has passed [`is_known`] and XSM.
@@ -170,9 +187,34 @@ pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, E
             let from = u32::try_from(call.arg0).map_err(|_| Error::Nothing)?;
             u32::from(xen.next_domain(from).ok_or(Error::Nothing)?.id)
         }
+        abi::XENVMF_share => {
+            let domain = target(xen, call.domid, caller)?;
+            share_pages(xen, &domain, domain.id == caller, call)?;
+            0
+        }
         _ => return Err(Error::UnknownCommand),
     };
     Ok(Outcome::Value(value))
+}
+
+/// `XENVMF_share`. The glue lets in one at a time.
+fn share_pages<S: Status>(xen: &S, domain: &Domain, own: bool, call: &Call) -> Result<(), Error> {
+    let flag = |f| domain.flags.intersects(f);
+    if flag(DomainFlags::CONTROL | DomainFlags::HARDWARE) {
+        return Err(Error::ControlDomain);
+    }
+    if state::locked() {
+        return Err(Error::Locked);
+    }
+    if flag(DomainFlags::DYING) {
+        return Err(Error::Dying);
+    }
+    // What it has been promised, only the domain itself can give up.
+    if flag(DomainFlags::PROTECTED) && !own {
+        return Err(Error::NotYours);
+    }
+    let new = share::wanted(xen, domain, call.arg0, call.arg1)?;
+    xen.share(domain, &new)
 }
 
 fn require(condition: bool) -> Result<(), Error> {
@@ -200,7 +242,19 @@ fn status<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<u64, Error> {
     }
     let domain = target(xen, call.domid, caller)?;
     let flag = |f| u64::from(domain.flags.contains(f));
-    Ok(match item {
+    let nth = |of: fn(&GuestExtent) -> u64| {
+        let shares = xen.shares(&domain);
+        let extent = shares.extents().get((item >> 16) as usize);
+        extent.map(of).ok_or(Error::Nothing)
+    };
+    Ok(match item & 0xffff {
+        abi::XENVMF_status_share_gfn => nth(|e| e.gfn.get())?,
+        abi::XENVMF_status_share_pages => nth(|e| e.pages)?,
+        _ if item >> 16 != 0 => return Err(Error::Invalid),
+        abi::XENVMF_status_domain_shared_pages => xen.shares(&domain).pages(),
+        abi::XENVMF_status_domain_undecoded => xen.undecoded(&domain).0,
+        abi::XENVMF_status_domain_undecoded_pc => xen.undecoded(&domain).1,
+        abi::XENVMF_status_domain_shares => xen.shares(&domain).extents().len() as u64,
         abi::XENVMF_status_domain_protected => flag(DomainFlags::PROTECTED),
         abi::XENVMF_status_domain_state => u64::from(match flag(DomainFlags::PROTECTED) {
             0 => abi::XENVMF_state_open,

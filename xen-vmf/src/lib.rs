@@ -13,6 +13,7 @@
 //! | [`addr`], [`descriptor`] | frames and addresses; what an entry means, one type per regime |
 //! | [`heap`], [`window`] | the split heap: its size, and mapping on demand |
 //! | [`walk`], [`stage2`], [`extents`] | reading tables; sets of frames |
+//! | [`share`] | what a domain keeps in Xen's reach on purpose |
 //! | [`policy`], [`plan`] | who stays mapped; which entries change, as data |
 //! | [`commit`] | changing live tables by the architecture's rules |
 //! | [`fuse`] | protect and lock, in order |
@@ -34,6 +35,7 @@ pub mod hypercall;
 pub mod machine;
 pub mod plan;
 pub mod policy;
+pub mod share;
 pub mod snapshot;
 pub mod stage2;
 pub mod state;

@@ -8,6 +8,7 @@ use crate::commit::Live;
 use crate::error::Error;
 use crate::extents::Extent;
 use crate::policy::Layout;
+use crate::share::Shares;
 use crate::stage2::{GuestExtent, Root};
 use bitflags::bitflags;
 
@@ -86,7 +87,13 @@ pub trait Machine: Live {
     fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles;
     /// Calls `visit` for each page that `domain` owns.
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn));
-    /// From now on nothing may map a page of `domain`.
+    /// The pages that `domain` has been told to share, in no order. Any
+    /// context.
+    fn shares(&self, domain: &Domain) -> Shares;
+    /// Replaces that list by a part of it.
+    fn keep_shares(&self, domain: &Domain, shares: &Shares);
+    /// From now on nothing may map a page of `domain`, but for those that it
+    /// shares.
     fn set_protected(&self, domain: &Domain);
 
     /// Says that `leaf` of `domain` reaches what it must not.

@@ -9,11 +9,11 @@
 //! | fixmap | devices |
 //! | frametable | the frametable |
 //! | vmap | devices (of redistributors, what controls them becomes read-only) and Xen's own memory; no table, no protected page, no second mapping of the image |
-//! | directmap | the xenheap, and RAM that unprotected domains can reach |
+//! | directmap | the xenheap, RAM that unprotected domains can reach, and what protected ones share |
 //! | anywhere else | nothing |
 //!
-//! A frame that holds a table or belongs to a protected domain stays nowhere,
-//! whatever else is true of it.
+//! A frame that holds a table, or belongs to a protected domain that does not
+//! share it, stays nowhere, whatever else is true of it.
 
 use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
 use crate::extents::{Extent, FrameSet};
@@ -160,9 +160,9 @@ pub struct Lock<'a> {
     pub layout: &'a Layout,
     /// Frames that hold a table of any regime.
     pub tables: &'a FrameSet<'a>,
-    /// Frames of protected domains.
+    /// Frames of protected domains, but for those that they share.
     pub protected: &'a FrameSet<'a>,
-    /// RAM that unprotected domains can reach.
+    /// RAM that unprotected domains can reach, or protected ones share.
     pub unprotected: &'a FrameSet<'a>,
     /// All RAM.
     pub ram: &'a FrameSet<'a>,

@@ -8,7 +8,7 @@
     reason = "calls Xen's C functions and reads tables through mapped addresses"
 )]
 
-use crate::addr::{ENTRIES, Mfn, PAGE_SHIFT, PAGE_SIZE, Vaddr};
+use crate::addr::{ENTRIES, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Vaddr};
 use crate::commit::Live;
 use crate::descriptor::stage1::Stage1;
 use crate::error::Error;
@@ -16,6 +16,7 @@ use crate::extents::Extent;
 use crate::hypercall::Status;
 use crate::machine::{Domain, DomainFlags, Machine, Obstacles};
 use crate::policy::Layout;
+use crate::share::{self, Shares};
 use crate::stage2::GuestExtent;
 use crate::walk::{Tables, TablesMut};
 use crate::window::{Hardware, REGION_PAGES, REGIONS, TABLES, Window};
@@ -37,6 +38,11 @@ unsafe extern "C" {
     fn vmf_c_owned_pages(domid: u16) -> u64;
     fn vmf_c_set_protected(domid: u16);
     fn vmf_c_frame_protected(mfn: u64) -> bool;
+    fn vmf_c_shares(domid: u16, index: u32, out: *mut GuestExtent) -> bool;
+    fn vmf_c_keep_shares(domid: u16, list: *const GuestExtent, len: u32);
+    fn vmf_c_undecoded(domid: u16, pc: bool) -> u64;
+    fn vmf_c_owned_ram(domid: u16, gfn: u64) -> u64;
+    fn vmf_c_share(domid: u16, list: *const GuestExtent, len: u32) -> i32;
     fn vmf_c_stray(domid: u16, gfn: u64, mfn: u64, pages: u64);
     fn vmf_c_cpus_offline() -> u32;
     fn vmf_c_its_in_use() -> bool;
@@ -71,6 +77,8 @@ unsafe extern "C" {
 
 /// No such frame (`INVALID_MFN`).
 const NO_FRAME: u64 = u64::MAX;
+/// `-ENOMEM` from `vmf_c_share`.
+const SHARE_NO_MEMORY: i32 = -12;
 
 /// The machine that Xen runs on. It has no state of its own: all of it is
 /// Xen's.
@@ -318,6 +326,29 @@ impl Machine for Xen {
         unsafe { vmf_c_pages(domain.id, visit_page, context) }
     }
 
+    fn shares(&self, domain: &Domain) -> Shares {
+        let mut shares = Shares::default();
+        let mut extent = MaybeUninit::uninit();
+        for index in 0..share::MAX as u32 {
+            // SAFETY: the accessor fills all of it when it returns true, with
+            // what `share` or `keep_shares` gave it.
+            let extent = unsafe {
+                vmf_c_shares(domain.id, index, extent.as_mut_ptr()).then(|| extent.assume_init())
+            };
+            let Some(extent) = extent else { break };
+            if shares.push(extent).is_err() {
+                break;
+            }
+        }
+        shares
+    }
+
+    fn keep_shares(&self, domain: &Domain, shares: &Shares) {
+        let list = shares.extents();
+        // SAFETY: the accessor copies the list.
+        unsafe { vmf_c_keep_shares(domain.id, list.as_ptr(), list.len() as u32) }
+    }
+
     fn set_protected(&self, domain: &Domain) {
         // SAFETY: sets a flag of the domain, if it exists.
         unsafe { vmf_c_set_protected(domain.id) }
@@ -517,6 +548,12 @@ impl Status for Xen {
         unsafe { vmf_c_owned_pages(domain.id) }
     }
 
+    fn undecoded(&self, domain: &Domain) -> (u64, u64) {
+        // SAFETY: plain reads of the domain, if it exists.
+        let read = |pc| unsafe { vmf_c_undecoded(domain.id, pc) };
+        (read(false), read(true))
+    }
+
     fn xenheap_free_pages(&self) -> u64 {
         // SAFETY: plain read.
         unsafe { vmf_c_xenheap_free_pages() }
@@ -535,6 +572,22 @@ impl Status for Xen {
     fn debug_build(&self) -> bool {
         // SAFETY: plain read.
         unsafe { vmf_c_debug_build() }
+    }
+
+    fn owned_ram(&self, domain: &Domain, gfn: Gfn) -> Option<Mfn> {
+        // SAFETY: looks up the domain's stage 2, if it exists.
+        let frame = unsafe { vmf_c_owned_ram(domain.id, gfn.get()) };
+        (frame != NO_FRAME).then(|| Mfn::new(frame))
+    }
+
+    fn share(&self, domain: &Domain, new: &Shares) -> Result<(), Error> {
+        let list = new.extents();
+        // SAFETY: the accessor copies the list, and compares it with stage 2.
+        match unsafe { vmf_c_share(domain.id, list.as_ptr(), list.len() as u32) } {
+            0 => Ok(()),
+            SHARE_NO_MEMORY => Err(Error::NoMemory),
+            _ => Err(Error::Again),
+        }
     }
 
     fn window_tlbi(&self) -> u64 {

@@ -36,7 +36,7 @@ fn value(n: u32) -> Result<Outcome, Error> {
 #[test]
 fn privilege_and_known_commands() {
     for cmd in 0..10 {
-        assert_eq!(is_known(cmd), cmd <= 7);
+        assert_eq!(is_known(cmd), cmd <= 8);
         for (domid, own) in [
             (DOMID_SELF, true),
             (3, true),
@@ -49,13 +49,13 @@ fn privilege_and_known_commands() {
                 arg0: 0,
                 arg1: 0,
             };
-            let free = (cmd == XENVMF_status || cmd == XENVMF_version) && own;
+            let free = [XENVMF_status, XENVMF_version, XENVMF_share].contains(&cmd) && own;
             assert_eq!(needs_privilege(&call, 3), !free, "{call:?}");
         }
     }
     assert!(!is_known(u32::MAX));
     let sim = Sim::new(false);
-    assert_eq!(call(&sim, 8, DOMID_SELF, 0, 0), Err(Error::UnknownCommand));
+    assert_eq!(call(&sim, 9, DOMID_SELF, 0, 0), Err(Error::UnknownCommand));
 }
 
 #[test]
@@ -230,9 +230,14 @@ fn status_items() {
         assert_eq!(ask(domid, XENVMF_status_domain_control), value(yes));
         assert_eq!(ask(domid, XENVMF_status_domain_hardware), value(yes));
     }
+    assert_eq!(ask(1, XENVMF_status_domain_undecoded), value(3));
+    assert_eq!(
+        ask(1, XENVMF_status_domain_undecoded_pc),
+        value(0x4000_0001)
+    );
     for item in 0..30 {
         assert_eq!(machine(item).is_ok(), item < 7, "{item}");
-        assert_eq!(ask(1, item).is_ok(), (16..=20).contains(&item), "{item}");
+        assert_eq!(ask(1, item).is_ok(), (16..=24).contains(&item), "{item}");
     }
 }
 

@@ -16,14 +16,14 @@
 //! |---|---|
 //! | `ENOSYS` | unknown command, or Xen without VMF |
 //! | `EINVAL` | unknown flag or item, an unused argument is not 0, or a domid that is not a guest's (idle and system domains) |
-//! | `EPERM` | the caller is not the control domain (a domain may ask for its own status) |
+//! | `EPERM` | the caller is not the control domain (a domain may ask for its own status, and share its own pages), or shares pages of another domain that is protected |
 //! | `ESRCH` | no such domain |
 //! | `ENXIO` | the domain is dying |
 //! | `EBUSY` | the domain is still being built |
 //! | `EOPNOTSUPP` | the domain cannot be protected: it is the control or hardware domain |
-//! | `EEXIST` | done already: the domain is protected, or the machine is locked |
-//! | `EROFS` | the machine is locked: no further domain can be protected, and it cannot be sealed any more |
-//! | `ENOENT` | lock with no protected domain; or no further domain |
+//! | `EEXIST` | done already: the domain is protected, the machine is locked, or a page is shared |
+//! | `EROFS` | the machine is locked: no further domain can be protected, no page shared, and it cannot be sealed any more |
+//! | `ENOENT` | lock with no protected domain; or no further domain, or extent of shared pages |
 //! | `EAGAIN` | CPUs are offline or coming up, or something changed meanwhile |
 //! | `EMLINK` | another domain holds grant or foreign mappings of the domain's pages |
 //! | `EADDRINUSE` | Xen holds pages of the domain mapped for a PV interface |
@@ -35,6 +35,8 @@
 //! | `E2BIG` | lock with a domain whose VMID is 506 or more, for which the frozen page has no room |
 //! | `ENOEXEC` | seal without firmware calls, where a work-around of a CPU makes one on entry from a guest |
 //! | `ERANGE` | the CPUs differ in what HCR_EL2 can hold, so that one value cannot be locked for all |
+//! | `EFAULT` | share of a guest frame that is not RAM of the domain |
+//! | `ENOSPC` | share of more extents than a domain can have |
 //! | `EIO` | the plan of the lock did not pass its check; nothing was changed |
 #![no_std]
 #![allow(
@@ -47,7 +49,7 @@ pub const __HYPERVISOR_vmf_op: u32 = 43;
 
 /// Version of the interface: major number in bits 30:16, minor in bits 15:0.
 /// A change that breaks a caller raises the major number.
-pub const XENVMF_INTERFACE_VERSION: u32 = 0x0001_0000;
+pub const XENVMF_INTERFACE_VERSION: u32 = 0x0001_0001;
 
 /// Returns [`XENVMF_INTERFACE_VERSION`]. `domid` is `DOMID_SELF`.
 pub const XENVMF_version: u32 = 0;
@@ -83,6 +85,19 @@ pub const XENVMF_next_domain: u32 = 6;
 /// machine that is locked cannot be sealed any more: its tables are out of
 /// reach.
 pub const XENVMF_seal: u32 = 7;
+/// Shares pages of `domid` with Xen and, by grants, with others, although the
+/// domain is protected or is going to be. `arg0` is the first guest frame,
+/// `arg1` the number of frames, 1 to [`XENVMF_share_pages_max`]. They have to
+/// be RAM of the domain, and can no longer be executed. There is no way back.
+/// A domain may do it for itself until the machine is locked, the control
+/// domain for others until they are protected.
+pub const XENVMF_share: u32 = 8;
+
+/// Most pages of one [`XENVMF_share`].
+pub const XENVMF_share_pages_max: u32 = 1024;
+/// Most extents (runs of guest frames with adjacent machine frames) that a
+/// domain can share.
+pub const XENVMF_shares_max: u32 = 32;
 
 /// The page with the instruction `SMC` stays: power management goes on
 /// working, and whoever runs code at EL2 may have firmware start a CPU with
@@ -124,6 +139,21 @@ pub const XENVMF_status_domain_pages: u32 = 18;
 pub const XENVMF_status_domain_control: u32 = 19;
 /// Domain: 1 if it is the hardware domain, else 0.
 pub const XENVMF_status_domain_hardware: u32 = 20;
+
+/// Domain: pages that it shares with Xen on purpose.
+pub const XENVMF_status_domain_shared_pages: u32 = 21;
+/// Domain: number of extents of them.
+pub const XENVMF_status_domain_shares: u32 = 22;
+/// Domain: accesses to emulated devices that Xen could not decode, because it
+/// cannot read the instruction, and which the guest got an abort for.
+pub const XENVMF_status_domain_undecoded: u32 = 23;
+/// Domain: guest PC of the last of them.
+pub const XENVMF_status_domain_undecoded_pc: u32 = 24;
+/// Domain: first guest frame of an extent of shared pages, whose index from 0
+/// on is in bits 31:16 of `arg0`. In no order before the lock.
+pub const XENVMF_status_share_gfn: u32 = 32;
+/// Domain: number of pages of that extent.
+pub const XENVMF_status_share_pages: u32 = 33;
 
 /// All RAM is in the directmap (`directmap=yes`).
 pub const XENVMF_feature_directmap: u32 = 1 << 0;

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, DomainFlags, Machine};
 use crate::plan;
+use crate::share::{self, Shares};
 use crate::snapshot;
 use crate::stage2::{self, GuestExtent, Item};
 
@@ -34,13 +35,22 @@ impl Needs {
             Ok(())
         })?;
         for domain in domains(machine) {
-            if domain.flags.contains(DomainFlags::PROTECTED) {
-                machine.pages(&domain, &mut |mfn| protected.push(Extent::new(mfn, 1)));
+            let own = domain.flags.contains(DomainFlags::PROTECTED);
+            if own {
+                let shares = share::true_ones(machine, &domain)?;
+                private_pages(machine, &domain, &shares, &mut |mfn| {
+                    protected.push(Extent::new(mfn, 1));
+                });
+                for extent in shares.extents() {
+                    unprotected.push(Extent::new(extent.mfn, extent.pages));
+                    snapshot += 1;
+                }
             }
             let mut last: Option<GuestExtent> = None;
             each_item(machine, &domain, &mut |item| {
                 match item {
                     Item::Table(frame) => tables.push(Extent::new(frame, 1)),
+                    Item::Leaf(_) if own => {}
                     Item::Leaf(leaf) => {
                         unprotected.push(Extent::new(leaf.mfn, leaf.pages));
                         let merges = last.as_mut().is_some_and(|last| {
@@ -125,9 +135,10 @@ impl Storage {
 pub struct Facts<'a> {
     /// Frames that hold a table of any regime.
     pub tables: FrameSet<'a>,
-    /// Frames that protected domains own.
+    /// Frames that protected domains own and do not share.
     pub protected: FrameSet<'a>,
-    /// RAM but the xenheap that unprotected domains can reach.
+    /// RAM but the xenheap that unprotected domains can reach, or that
+    /// protected ones share.
     pub unprotected: FrameSet<'a>,
     /// All RAM.
     pub ram: FrameSet<'a>,
@@ -148,7 +159,8 @@ pub struct Share {
 
 impl<'a> Facts<'a> {
     /// Looks at everything. `share` is told each domain's part of the
-    /// snapshot: its extents for an unprotected domain, none for another.
+    /// snapshot: its extents for an unprotected domain, what it shares for
+    /// another.
     pub fn gather<M: Machine>(
         machine: &M,
         storage: &'a mut Storage,
@@ -172,8 +184,9 @@ impl<'a> Facts<'a> {
         })?;
         for domain in domains(machine) {
             if domain.flags.contains(DomainFlags::PROTECTED) {
+                let shares = share::true_ones(machine, &domain)?;
                 let mut full = Ok(());
-                machine.pages(&domain, &mut |mfn| {
+                private_pages(machine, &domain, &shares, &mut |mfn| {
                     full = full.and_then(|()| facts.protected.push(Extent::new(mfn, 1)));
                 });
                 full?;
@@ -229,6 +242,12 @@ impl<'a> Facts<'a> {
         let protected = domain.flags.contains(DomainFlags::PROTECTED);
         let layout = machine.layout();
         let first = self.snapshot_len;
+        if protected {
+            for &extent in share::true_ones(machine, domain)?.extents() {
+                self.reachable(Extent::new(extent.mfn, extent.pages), &layout.xenheap)?;
+                self.remember(first, extent)?;
+            }
+        }
         each_item(machine, domain, &mut |item| {
             let leaf = match item {
                 Item::Table(frame) => return Ok(self.tables.push(Extent::new(frame, 1))?),
@@ -238,11 +257,7 @@ impl<'a> Facts<'a> {
             if leaf.p2m_type.is_any_ram() {
                 self.reachable(Extent::new(leaf.mfn, leaf.pages), &layout.xenheap)?;
             }
-            // After the one before this domain, never merged with it.
-            let storage = &mut self.snapshot[first..];
-            let len = snapshot::append(storage, self.snapshot_len - first, leaf);
-            self.snapshot_len = first + len.ok_or(Error::Again)?;
-            Ok(())
+            self.remember(first, leaf)
         })?;
         share(
             domain,
@@ -251,6 +266,15 @@ impl<'a> Facts<'a> {
                 len: self.snapshot_len - first,
             },
         );
+        Ok(())
+    }
+
+    /// Adds an extent to the snapshot of the domain whose part begins at
+    /// `first`; never merged with the one before this domain.
+    fn remember(&mut self, first: usize, extent: GuestExtent) -> Result<(), Error> {
+        let storage = &mut self.snapshot[first..];
+        let len = snapshot::append(storage, self.snapshot_len - first, extent);
+        self.snapshot_len = first + len.ok_or(Error::Again)?;
         Ok(())
     }
 
@@ -275,6 +299,20 @@ impl<'a> Facts<'a> {
     pub fn snapshot_extents(&self) -> usize {
         self.snapshot_len
     }
+}
+
+/// Calls `visit` for each page of `domain` that is none of `shares`.
+pub(super) fn private_pages<M: Machine>(
+    machine: &M,
+    domain: &Domain,
+    shares: &Shares,
+    visit: &mut dyn FnMut(Mfn),
+) {
+    machine.pages(domain, &mut |mfn| {
+        if !shares.contains(mfn) {
+            visit(mfn);
+        }
+    });
 }
 
 /// Calls `visit` for every frame with a table that is not a domain's.

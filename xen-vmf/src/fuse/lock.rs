@@ -12,6 +12,7 @@ use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, DomainFlags, Machine};
 use crate::plan::{self, Count, Edit, Record, Rule, Tally};
 use crate::policy::{Layout, Lock, Seal};
+use crate::share;
 use crate::stage2::{self, GuestExtent};
 use crate::state;
 use xen_vmf_abi as abi;
@@ -51,8 +52,8 @@ pub fn lock<M: Machine>(
     let start = machine.now();
     preflight_machine(machine, seal)?;
     for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::STAGE2)) {
-        // What a protected domain shares with Xen (shared info, grant table), Xen
-        // can write. Nobody is to put code there for the guest to run.
+        // What of Xen's own a protected domain sees (shared info, grant table),
+        // Xen can write. Nobody is to put code there for the guest to run.
         let forbidden = match domain.flags.contains(DomainFlags::PROTECTED) {
             true => machine.layout().xenheap,
             false => Extent::new(Mfn::new(0), 0),
@@ -129,7 +130,7 @@ fn retain<M: Machine>(
 ) -> Result<(), Error> {
     *storage = Storage::new(machine, Needs::count(machine)?)?;
     if machine.directmap_all() {
-        return Ok(());
+        return retain_shares(machine, mapped);
     }
     let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
     let wanted = facts.unprotected.extents();
@@ -137,6 +138,30 @@ fn retain<M: Machine>(
     for (done, &extent) in mapped.items().iter_mut().zip(wanted) {
         machine.map_directmap(extent)?;
         *done = extent;
+    }
+    Ok(())
+}
+
+/// The same where all RAM is in the directmap but for what protected domains
+/// own: a page that was shared after its domain was protected is not there.
+fn retain_shares<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) -> Result<(), Error> {
+    let protected = |d: &Domain| d.flags.contains(DomainFlags::PROTECTED);
+    let mut pages = 0;
+    for domain in domains(machine).filter(protected) {
+        pages += share::true_ones(machine, &domain)?.pages() as usize;
+    }
+    *mapped = Buffer::new(machine, pages)?;
+    let mut done = mapped.items().iter_mut();
+    for domain in domains(machine).filter(protected) {
+        let shares = share::true_ones(machine, &domain)?;
+        let frames = shares.extents().iter();
+        for frame in frames.flat_map(|e| e.mfn.get()..e.mfn.get() + e.pages) {
+            let page = Extent::new(Mfn::new(frame), 1);
+            if !machine.readable(machine.directmap_address(page.start)) {
+                machine.map_directmap(page)?;
+                *done.next().ok_or(Error::Again)? = page;
+            }
+        }
     }
     Ok(())
 }
@@ -288,6 +313,9 @@ fn carry_out<M: Machine>(
     commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
 
     machine.freeze(seal == Seal::Full)?;
+    for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED)) {
+        machine.keep_shares(&domain, &share::true_ones(machine, &domain)?);
+    }
     commit::commit(machine, edits);
     machine.destroy_windows();
     machine.flush_all();

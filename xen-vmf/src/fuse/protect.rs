@@ -4,6 +4,7 @@
 //! have to go. With `directmap=yes` whole blocks are removed where all of a
 //! block is the domain's, and mixed blocks are split.
 
+use super::collect::private_pages;
 use super::{RunCounter, domain, first_readable, preflight_domain, windows_idle};
 use crate::addr::Mfn;
 use crate::buffer::Buffer;
@@ -13,6 +14,7 @@ use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, Machine};
 use crate::plan::{self, Count, Edit, Record, Rule, Tally};
 use crate::policy::Unmap;
+use crate::share;
 use crate::state;
 use xen_vmf_abi as abi;
 
@@ -39,7 +41,10 @@ impl Work {
     /// Sizes everything by a dry run.
     fn prepare<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
         let mut runs = RunCounter::default();
-        machine.pages(domain, &mut |mfn| runs.push(Extent::new(mfn, 1)));
+        let shares = share::true_ones(machine, domain)?;
+        private_pages(machine, domain, &shares, &mut |mfn| {
+            runs.push(Extent::new(mfn, 1));
+        });
         self.frames = Buffer::new(machine, runs.runs + 16)?;
         if !machine.directmap_all() {
             return Ok(());
@@ -62,7 +67,7 @@ impl Work {
     }
 }
 
-/// The frames of `domain`, collected into `storage`.
+/// The frames of `domain` that it does not share, collected into `storage`.
 fn leaving<'a, M: Machine>(
     machine: &M,
     domain: &Domain,
@@ -70,7 +75,8 @@ fn leaving<'a, M: Machine>(
 ) -> Result<FrameSet<'a>, Error> {
     let mut set = FrameSet::new(storage);
     let mut full = Ok(());
-    machine.pages(domain, &mut |mfn| {
+    let shares = share::true_ones(machine, domain)?;
+    private_pages(machine, domain, &shares, &mut |mfn| {
         full = full.and_then(|()| set.push(Extent::new(mfn, 1)));
     });
     full?;
@@ -113,6 +119,7 @@ fn stopped<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<
         if machine.directmap_all() {
             tally = remove(machine, domain, work)?;
         }
+        machine.keep_shares(domain, &share::true_ones(machine, domain)?);
         machine.set_protected(domain);
         machine.clear_windows();
         machine.flush_all();

@@ -6,10 +6,12 @@
 
 use super::*;
 use std::collections::BTreeMap;
+use xen_vmf::addr::Gfn;
 use xen_vmf::commit::Live;
 use xen_vmf::error::Error;
 use xen_vmf::hypercall::Status;
 use xen_vmf::machine::{Domain, DomainFlags, Machine, Obstacles};
+use xen_vmf::share::Shares;
 use xen_vmf::stage2::Root;
 use xen_vmf::walk::{Tables, TablesMut};
 use xen_vmf::window::{TABLES, WINDOW_BYTES, Window};
@@ -24,6 +26,7 @@ pub struct Dom {
     pub domain: Domain,
     pub pages: Vec<u64>,
     pub obstacles: Obstacles,
+    pub shares: Shares,
 }
 
 type Hook = Box<dyn Fn(&Sim)>;
@@ -205,6 +208,7 @@ impl Sim {
             domain,
             pages: Vec::new(),
             obstacles: Obstacles::default(),
+            shares: Shares::default(),
         };
         self.doms.borrow_mut().insert(id, dom);
     }
@@ -378,6 +382,15 @@ impl Machine for Sim {
         }
     }
 
+    fn shares(&self, domain: &Domain) -> Shares {
+        self.doms.borrow()[&domain.id].shares
+    }
+
+    fn keep_shares(&self, domain: &Domain, shares: &Shares) {
+        assert!(self.stopped.get());
+        self.change(domain.id, |d| d.shares = *shares);
+    }
+
     fn set_protected(&self, domain: &Domain) {
         self.memory.log(Op::SetProtected(domain.id));
         self.change(domain.id, |d| d.domain.flags |= DomainFlags::PROTECTED);
@@ -540,6 +553,10 @@ impl Status for Sim {
         self.doms.borrow()[&domain.id].pages.len() as u64
     }
 
+    fn undecoded(&self, domain: &Domain) -> (u64, u64) {
+        (3, 0x4000_0000 + u64::from(domain.id))
+    }
+
     fn xenheap_free_pages(&self) -> u64 {
         0x1234
     }
@@ -558,5 +575,20 @@ impl Status for Sim {
 
     fn window_tlbi(&self) -> u64 {
         0x1_8000_0001
+    }
+
+    fn owned_ram(&self, domain: &Domain, gfn: Gfn) -> Option<Mfn> {
+        let leaves = self.guest(domain.id).1;
+        let leaf = leaves.iter().find(|l| l.va == gfn.get() && l.level == 3)?;
+        let mfn = (leaf.bits & ADDRESS) >> 12;
+        let own = self.owned(domain.id).contains(&mfn) && leaf.bits >> 55 & 15 == 1;
+        own.then(|| Mfn::new(mfn))
+    }
+
+    fn share(&self, domain: &Domain, new: &Shares) -> Result<(), Error> {
+        for extent in new.extents() {
+            self.change(domain.id, |d| d.shares.push(*extent).expect("room"));
+        }
+        Ok(())
     }
 }
