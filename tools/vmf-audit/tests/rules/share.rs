@@ -138,7 +138,13 @@ fn what_is_claimed_and_shared_holds_page_by_page() {
     let mut machine = sharing();
     // Another domain may have it by a grant, and nobody need have it mapped at EL2.
     machine.s2(0, 0, GUEST + 0x5000, 3, S2_RAM | 2 << 53);
-    machine.s2(0, 0x1000, GUEST + 0x6000, 3, S2_RAM + (7 << 55) | 2 << 53);
+    machine.s2(
+        0,
+        0x1000,
+        GUEST + 0x6000,
+        3,
+        (S2_RAM + (7 << 55)) | (2 << 53),
+    );
     let entry = machine.el2(DIRECTMAP + (GUEST - RAM) + 0x7000, GUEST + 0x7000, 3, RW);
     machine.write(entry, 0);
     let report = machine.check(Level::Lock);
@@ -165,7 +171,7 @@ fn a_grant_to_another_protected_domain_changes_no_owner() {
     let mut machine = sharing();
     machine.domain(2, true);
     machine.s2(2, 0, DOM0 + (3 << 20), 3, S2_RAM);
-    let grant = S2_RAM + (7 << 55) | 2 << 53;
+    let grant = (S2_RAM + (7 << 55)) | (2 << 53);
     machine.s2(2, 0x1000, GUEST + 0x5000, 3, grant);
     let findings = |m: &Machine| {
         let report = m.check(Level::Unmap);
@@ -251,7 +257,7 @@ fn a_claim_that_does_not_fit_does_not_pass() {
         }),
         ("guest frame 0x38000 is said", |m| {
             // A foreign page.
-            m.s2(1, 0x3800_0000, DOM0, 3, S2_RAM + (5 << 55) | 2 << 53);
+            m.s2(1, 0x3800_0000, DOM0, 3, (S2_RAM + (5 << 55)) | (2 << 53));
             claim(m, 0x38000, 1);
         }),
         ("seen by d1", |m| {
