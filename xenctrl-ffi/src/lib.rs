@@ -4,8 +4,8 @@
 //!   was recorded (feature `recorded`); [`transport`] is what they have in
 //!   common, and finds the one to use;
 //! * [`refusal`] gives each errno of the interface its one meaning;
-//! * [`machine`] is the safe API: version, preflight, protect, lock, status,
-//!   counters, the domains.
+//! * [`machine`] is the safe API: version, preflight, protect, lock, share,
+//!   status, counters, the domains.
 //!
 //! Numbers come from `xen-vmf-abi`, the one description of the interface.
 
@@ -21,6 +21,9 @@ pub mod recorded;
 pub mod refusal;
 pub mod transport;
 
-pub use machine::{Counters, DomId, DomainStatus, Error, Machine, MachineStatus, Obstacle, State};
+pub use machine::{
+    Counters, DomId, DomainStatus, Error, Machine, MachineStatus, Obstacle, Shared, State,
+    Undecoded,
+};
 pub use refusal::Refusal;
 pub use transport::{OpenError, Transport};

@@ -273,6 +273,24 @@ pub struct DomainStatus {
     pub hardware: bool,
 }
 
+/// Guest frames that a domain shares with Xen on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The first guest frame.
+    pub gfn: u64,
+    /// How many follow one another, from there on.
+    pub pages: u64,
+}
+
+/// Accesses to emulated devices that Xen could not decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Undecoded {
+    /// How many.
+    pub count: u64,
+    /// Guest PC of the last one; means nothing where there is none.
+    pub pc: u64,
+}
+
 /// The machine's counters, by name; the fields are those of the interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -314,9 +332,13 @@ impl Counters {
 /// Most attempts at reading a value that changes while it is read.
 const ATTEMPTS: usize = 8;
 
+/// Version of the interface from which on pages can be shared.
+const SHARING: u32 = 0x0001_0001;
+
 /// A machine with a fuse.
 pub struct Machine {
     transport: Box<dyn Transport>,
+    version: u32,
 }
 
 impl Machine {
@@ -333,10 +355,13 @@ impl Machine {
     /// # Errors
     /// No fuse, another version, no privilege.
     pub fn with(transport: Box<dyn Transport>) -> Result<Self, Error> {
-        let machine = Self { transport };
-        let version = machine.version()?;
-        if version >> 16 != abi::XENVMF_INTERFACE_VERSION >> 16 {
-            return Err(Error::Version(version));
+        let mut machine = Self {
+            transport,
+            version: 0,
+        };
+        machine.version = machine.ask_version()?;
+        if machine.version >> 16 != abi::XENVMF_INTERFACE_VERSION >> 16 {
+            return Err(Error::Version(machine.version));
         }
         Ok(machine)
     }
@@ -357,10 +382,12 @@ impl Machine {
     }
 
     /// Version of the interface: major in bits 30:16, minor in bits 15:0.
-    ///
-    /// # Errors
-    /// [`Error::NoVmf`] where Xen does not know the hypercall.
-    pub fn version(&self) -> Result<u32, Error> {
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn ask_version(&self) -> Result<u32, Error> {
         let arguments = [abi::XENVMF_version.into(), DOMID_SELF, 0, 0];
         match self.call(&|| "version of the fuse".into(), arguments) {
             Err(Error::Refused {
@@ -513,6 +540,86 @@ impl Machine {
         })
     }
 
+    /// What the domain shares on purpose, by guest frame; none where this Xen
+    /// knows no sharing (interface 1.0).
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn shares(&self, id: DomId) -> Result<Option<Vec<Shared>>, Error> {
+        if self.version < SHARING {
+            return Ok(None);
+        }
+        let item = |item, name| self.item(Some(id), item, name);
+        let mut last = 0;
+        for _ in 0..ATTEMPTS {
+            let count = item(abi::XENVMF_status_domain_shares, "shared extents")?;
+            if count > abi::XENVMF_shares_max.into() {
+                return Err(Error::Unexpected {
+                    what: format!("reading what domain {id} shares"),
+                    value: count,
+                });
+            }
+            let extents: Result<Vec<_>, Error> = (0..count as u32)
+                .map(|index| {
+                    let of = |number| item(number | (index << 16), "a shared extent");
+                    Ok(Shared {
+                        gfn: of(abi::XENVMF_status_share_gfn)?,
+                        pages: of(abi::XENVMF_status_share_pages)?,
+                    })
+                })
+                .collect();
+            let mut extents = match extents {
+                // Shorter than it was: read it again.
+                Err(Error::Refused {
+                    refusal: Refusal::Nothing,
+                    ..
+                }) => continue,
+                other => other?,
+            };
+            last = item(abi::XENVMF_status_domain_shared_pages, "shared pages")?;
+            if extents.iter().map(|e| e.pages).sum::<u64>() == last {
+                extents.sort_by_key(|e| e.gfn);
+                return Ok(Some(merged(extents)));
+            }
+        }
+        Err(Error::Unexpected {
+            what: format!("reading what domain {id} shares, as extents and as a number of pages"),
+            value: last,
+        })
+    }
+
+    /// Accesses of the domain that Xen could not decode; none where this Xen
+    /// does not count them (interface 1.0).
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn undecoded(&self, id: DomId) -> Result<Option<Undecoded>, Error> {
+        if self.version < SHARING {
+            return Ok(None);
+        }
+        let item = |item, name| self.item(Some(id), item, name);
+        Ok(Some(Undecoded {
+            count: item(abi::XENVMF_status_domain_undecoded, "undecoded accesses")?,
+            pc: item(abi::XENVMF_status_domain_undecoded_pc, "undecoded accesses")?,
+        }))
+    }
+
+    /// Shares guest frames of `domain`, for ever; see `XENVMF_share`.
+    ///
+    /// # Errors
+    /// Those of the hypercall; nothing has changed then.
+    pub fn share(&self, domain: DomId, range: Shared) -> Result<(), Error> {
+        let what = || {
+            format!(
+                "sharing pages of domain {domain}, {} from guest frame {:#x}",
+                range.pages, range.gfn
+            )
+        };
+        let command = abi::XENVMF_share.into();
+        self.call(&what, [command, domain.0.into(), range.gfn, range.pages])?;
+        Ok(())
+    }
+
     /// All counters.
     ///
     /// # Errors
@@ -556,6 +663,18 @@ impl Machine {
             }
         }
     }
+}
+
+/// Extents that follow one another, as one.
+fn merged(sorted: Vec<Shared>) -> Vec<Shared> {
+    let mut merged: Vec<Shared> = Vec::new();
+    for next in sorted {
+        match merged.last_mut() {
+            Some(last) if last.gfn + last.pages == next.gfn => last.pages += next.pages,
+            _ => merged.push(next),
+        }
+    }
+    merged
 }
 
 fn target(domain: Option<DomId>) -> u64 {
@@ -640,6 +759,51 @@ mod tests {
         assert_eq!(name(abi::XENVMF_counter_lock_stopped_ns), "lock_stopped_ns");
         assert_eq!(name(abi::XENVMF_counter_window_tlbi), "window_tlbi");
         assert_eq!(name(abi::XENVMF_counter_leaked_pages), "leaked_pages");
+    }
+
+    const SHARES: &str = "0 32752 0 0 = 65537\n4 1 22 0 = 3\n4 1 22 1 = 0\n4 1 22 2 = 0\n";
+
+    /// Answers for extent `index`.
+    fn extent(index: u64, gfn: u64, pages: u64) -> String {
+        let item = |item: u64, value: u64| {
+            let item = item | (index << 16);
+            format!("4 1 {item} 0 = {value}\n4 1 {item} 1 = 0\n4 1 {item} 2 = 0\n")
+        };
+        item(32, gfn) + &item(33, pages)
+    }
+
+    #[test]
+    fn what_is_shared_is_sorted_and_merged() {
+        let text = [
+            SHARES.to_owned(),
+            extent(0, 0x105, 1),
+            extent(1, 0x200, 16),
+            extent(2, 0x103, 2),
+            "4 1 21 0 = 19\n4 1 21 1 = 0\n4 1 21 2 = 0\n".to_owned(),
+        ];
+        let m = machine(&text.concat()).unwrap();
+        let list = m.shares(DomId(1)).unwrap().unwrap();
+        let range = |gfn, pages| Shared { gfn, pages };
+        assert_eq!(list, [range(0x103, 3), range(0x200, 16)]);
+    }
+
+    #[test]
+    fn a_list_that_contradicts_itself_is_an_error() {
+        let all = [extent(0, 1, 1), extent(1, 3, 1), extent(2, 5, 1)].concat();
+        let sum = "4 1 21 0 = 4\n4 1 21 1 = 0\n4 1 21 2 = 0\n";
+        let m = machine(&format!("{SHARES}{all}{sum}")).unwrap();
+        assert!(matches!(
+            m.shares(DomId(1)),
+            Err(Error::Unexpected { value: 4, .. })
+        ));
+    }
+
+    #[test]
+    fn an_older_xen_is_not_asked_for_what_it_does_not_know() {
+        // A call that is not in the recording would end the test.
+        let m = machine(VERSION).unwrap();
+        assert_eq!(m.shares(DomId(1)).unwrap(), None);
+        assert_eq!(m.undecoded(DomId(1)).unwrap(), None);
     }
 
     #[test]

@@ -52,13 +52,17 @@ pub enum Refusal {
     UnlikeCpus,
     /// EIO: the plan of the lock did not pass its check.
     PlanRejected,
+    /// EFAULT: a guest frame to be shared is not RAM of the domain.
+    NotRam,
+    /// ENOSPC: a domain shares as many extents as it can.
+    NoSpace,
     /// An errno that the interface does not document.
     Other(i32),
 }
 
 impl Refusal {
     /// Every documented refusal, with its errno.
-    pub const DOCUMENTED: [(i32, Self); 22] = [
+    pub const DOCUMENTED: [(i32, Self); 24] = [
         (libc::ENOSYS, Self::Unknown),
         (libc::EINVAL, Self::Invalid),
         (libc::EPERM, Self::NotControlDomain),
@@ -81,6 +85,8 @@ impl Refusal {
         (libc::E2BIG, Self::TooManyDomains),
         (libc::ENOEXEC, Self::NeedsFirmware),
         (libc::ERANGE, Self::UnlikeCpus),
+        (libc::EFAULT, Self::NotRam),
+        (libc::ENOSPC, Self::NoSpace),
     ];
 
     /// The refusal that `errno` (positive) stands for.
@@ -118,6 +124,8 @@ impl Refusal {
             Self::TooManyDomains => libc::E2BIG,
             Self::NeedsFirmware => libc::ENOEXEC,
             Self::UnlikeCpus => libc::ERANGE,
+            Self::NotRam => libc::EFAULT,
+            Self::NoSpace => libc::ENOSPC,
             Self::Other(errno) => errno,
         }
     }
@@ -148,6 +156,8 @@ impl Refusal {
             Self::TooManyDomains => "too-many-domains",
             Self::NeedsFirmware => "needs-firmware",
             Self::UnlikeCpus => "unlike-cpus",
+            Self::NotRam => "not-ram",
+            Self::NoSpace => "no-space",
             Self::Other(_) => "other",
         }
     }
@@ -178,6 +188,8 @@ impl fmt::Display for Refusal {
             Self::TooManyDomains => "there have been too many domains since boot; boot again and blow the fuse earlier",
             Self::NeedsFirmware => "a work-around of a CPU calls firmware on entry from a guest; keep firmware calls, or do without the work-around",
             Self::UnlikeCpus => "the CPUs differ in HCR_EL2; use CPUs of one kind",
+            Self::NotRam => "a guest frame is not memory of the domain; name frames of its RAM",
+            Self::NoSpace => "the domain cannot share more runs of frames; name longer ones",
             Self::Other(errno) => return write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
         })
     }
@@ -211,7 +223,7 @@ mod tests {
     fn numbers_are_those_of_xens_errno_h() {
         // public/errno.h, which is generic Linux.
         let xen = [
-            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5, 99, 61, 7, 8, 34,
+            38, 22, 1, 3, 6, 16, 95, 17, 30, 2, 11, 31, 98, 18, 19, 12, 5, 99, 61, 7, 8, 34, 14, 28,
         ];
         assert_eq!(Refusal::DOCUMENTED.map(|(errno, _)| errno), xen);
     }

@@ -1,10 +1,11 @@
 //! Whose every frame is, and which are protected: what the walks reached and what Xen's data says, put together.
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Stage2};
 use crate::dump::FRAME_SIZE;
 use crate::frames::Owner;
 use crate::frametable;
 use crate::hex::Hex;
+use crate::registers::GuestRange;
 use crate::report::Excluded;
 
 impl Audit {
@@ -98,9 +99,16 @@ impl Audit {
     }
 
     pub(crate) fn protect_frames(&mut self) {
+        // What it has of others, by a grant for example, stays theirs if they are protected as well.
         for stage2 in self.stage2.iter().filter(|s| s.protected) {
             let Some(id) = stage2.id else { continue };
-            for leaf in &stage2.walk.leaves {
+            for leaf in stage2.walk.leaves.iter().filter(|l| !l.is_ram()) {
+                self.frames.protect(&self.dump, leaf.pa, leaf.size(), id);
+            }
+        }
+        for stage2 in self.stage2.iter().filter(|s| s.protected) {
+            let Some(id) = stage2.id else { continue };
+            for leaf in stage2.walk.leaves.iter().filter(|l| l.is_ram()) {
                 self.frames.protect(&self.dump, leaf.pa, leaf.size(), id);
             }
             // What it owns and its guest does not reach (given up, not yet freed) is its memory as well.
@@ -124,23 +132,7 @@ impl Audit {
                 ));
             }
         }
-        for domain in self.registers.domains.iter().filter(|d| d.protected) {
-            for mfn in &domain.shared_pages {
-                let why = "shared on purpose";
-                if self.frames.release(&self.dump, mfn.0, domain.id) {
-                    self.excluded.push(Excluded {
-                        domain: domain.id,
-                        mfn: *mfn,
-                        why,
-                    });
-                } else {
-                    self.unestablished.push(format!(
-                        "frame {mfn} is said to be shared by domain {}, but is not in its stage 2",
-                        domain.id
-                    ));
-                }
-            }
-        }
+        self.take_out_shared();
         let Some(found) = &self.found else { return };
         for domain in &found.domains {
             for page in &domain.own_pages {
@@ -151,10 +143,73 @@ impl Audit {
                     self.excluded.push(Excluded {
                         domain: domain.id,
                         mfn: Hex(page.mfn),
+                        gfn: None,
                         why: page.what,
                     });
                 }
             }
         }
+    }
+
+    /// Pages that protected domains are claimed to share.
+    fn take_out_shared(&mut self) {
+        for domain in self.registers.domains.iter().filter(|d| d.protected) {
+            let id = domain.id;
+            let Some(stage2) = self.stage2.iter().find(|s| s.id == Some(id)) else {
+                continue;
+            };
+            let mut wanted: Vec<(Option<Hex>, Hex)> = Vec::new();
+            for &range in &domain.shared {
+                match frames_behind(stage2, range) {
+                    Ok(found) => wanted.extend(found.into_iter().map(|(gfn, mfn)| (Some(gfn), mfn))),
+                    Err(gfn) => self.unestablished.push(format!(
+                        "guest frame {gfn} is said to be shared by domain {id}, but its stage 2 has no RAM of the \
+                         domain there"
+                    )),
+                }
+            }
+            wanted.extend(domain.shared_pages.iter().map(|&mfn| (None, mfn)));
+            for (gfn, mfn) in wanted {
+                if self.frames.share(&self.dump, mfn.0, id) {
+                    self.excluded.push(Excluded {
+                        domain: id,
+                        mfn,
+                        gfn,
+                        why: "shared on purpose",
+                    });
+                    continue;
+                }
+                let is = match self.dump.frame_index(mfn.0).map(|i| self.frames.owner(i)) {
+                    Some(Owner::Guest(_)) => "Xen's or another's as well".to_owned(),
+                    Some(Owner::Shared(owner)) if owner == id => continue, // claimed twice
+                    Some(owner) => self.owner_name(owner),
+                    None => "no memory".to_owned(),
+                };
+                self.unestablished.push(format!(
+                    "frame {mfn} is said to be shared by domain {id}, but is not memory of its own in its stage 2: {is}"
+                ));
+            }
+        }
+    }
+}
+
+/// Guest and machine frames of a range, by the domain's own tables; or the first guest frame that is not RAM of it.
+fn frames_behind(stage2: &Stage2, range: GuestRange) -> Result<Vec<(Hex, Hex)>, Hex> {
+    let mut found = Vec::new();
+    let mut next = range.gfn.0;
+    let end = next.saturating_add(range.pages);
+    let mut leaves: Vec<_> = stage2.walk.leaves.iter().filter(|l| l.is_ram()).collect();
+    leaves.sort_by_key(|l| l.ipa);
+    for leaf in leaves {
+        let (first, pages) = (leaf.ipa / FRAME_SIZE, leaf.size() / FRAME_SIZE);
+        while next < end && (first..first + pages).contains(&next) {
+            found.push((Hex(next), Hex(leaf.pa / FRAME_SIZE + next - first)));
+            next += 1;
+        }
+    }
+    if next == end && range.pages != 0 {
+        Ok(found)
+    } else {
+        Err(Hex(next))
     }
 }

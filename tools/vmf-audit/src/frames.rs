@@ -25,6 +25,8 @@ pub enum Owner {
     ImageTable(u16),
     /// Xen's own, and seen by this domain (shared info, grant table).
     SeenBy(u16),
+    /// Memory of this domain, which is protected, and shares it on purpose.
+    Shared(u16),
     /// Memory of this domain.
     Guest(u16),
     /// Xen's image: index into [`crate::xen::Found::sections`].
@@ -72,6 +74,7 @@ impl fmt::Display for Owner {
             Owner::WindowTable => f.write_str("window table"),
             Owner::ImageTable(_) => f.write_str("static table"),
             Owner::SeenBy(id) => write!(f, "Xen's own, seen by d{id}"),
+            Owner::Shared(id) => write!(f, "d{id}, shared on purpose"),
             Owner::Guest(id) => write!(f, "d{id}"),
             Owner::Image(_) => f.write_str("Xen's image"),
             Owner::Init => f.write_str("Xen's image, freed after boot"),
@@ -153,7 +156,7 @@ impl Frames {
         }
     }
 
-    /// Takes a frame out of protection: shared on purpose, or Xen's own. Whether it was protected by `id`.
+    /// Takes a frame of Xen's own out of protection. Whether it was protected by `id`.
     pub fn release(&mut self, dump: &Dump, mfn: u64, id: u16) -> bool {
         match dump.frame_index(mfn).map(|i| &mut self.protected[i]) {
             Some(p) if *p == Some(id) => {
@@ -162,6 +165,22 @@ impl Frames {
             }
             _ => false,
         }
+    }
+
+    /// Makes memory of domain `id` a frame that it shares on purpose, and takes it out of protection. Whether that
+    /// could be done: a table, Xen's own or another's is not the domain's to share.
+    pub fn share(&mut self, dump: &Dump, mfn: u64, id: u16) -> bool {
+        let Some(i) = dump.frame_index(mfn) else {
+            return false;
+        };
+        // Others may reach it as well, and then be named as the owner.
+        let guest = matches!(self.owner[i], Owner::Guest(_));
+        let may = guest && self.protected[i] == Some(id) && !self.private[i];
+        if may {
+            self.owner[i] = Owner::Shared(id);
+            self.protected[i] = None;
+        }
+        may
     }
 
     /// Owner of a frame of RAM, by index.

@@ -9,6 +9,7 @@ use crate::dump::{FRAME_SHIFT, FRAME_SIZE};
 use crate::error::{Error, Result};
 use crate::symbols::Region;
 use crate::xen::{Placed, Xen};
+use std::fmt;
 
 /// Bytes of a `GuestExtent`: guest frame, machine frame, number, type.
 const EXTENT: u64 = 32;
@@ -36,6 +37,16 @@ pub struct Extent {
     pub kind: u8,
 }
 
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "gfn {:#x}+{:#x} to mfn {:#x}, type {}",
+            self.gfn, self.pages, self.mfn, self.kind
+        )
+    }
+}
+
 /// What the frozen page says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frozen {
@@ -59,7 +70,8 @@ pub struct Fused {
     pub pages: Vec<Placed>,
     /// What the first of them says.
     pub frozen: Frozen,
-    /// Stage 2 of all unprotected domains, one after the other; empty before the lock. Or why it cannot be read.
+    /// Stage 2 of all domains, one after the other, of a protected one what it shares; empty before the lock. Or why
+    /// it cannot be read.
     pub snapshot: std::result::Result<Vec<Extent>, String>,
     /// Frames of the windows' tables, of all CPUs that ever had one. Or why they cannot be read.
     pub windows: std::result::Result<Vec<u64>, String>,

@@ -7,7 +7,7 @@ use vmf_audit::picture::{self, Side};
 use vmf_audit::report::Level;
 use vmf_audit::rules::RULES;
 use vmf_audit::scan::{self, Scan};
-use vmf_audit::{Audit, Error, dump::Dump, registers::Registers, show, xen};
+use vmf_audit::{Audit, Error, dump::Dump, registers::Registers, registers::Share, show, xen};
 
 /// Judges, from a memory dump and registers alone, whether the virtual memory fuse holds.
 ///
@@ -107,6 +107,10 @@ struct Input {
     /// Claim that these domains are protected, and no others, whatever the registers file says
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     protected: Option<Vec<u16>>,
+    /// Claim that a protected domain shares these guest frames on purpose, besides what the registers file says. May be
+    /// given several times
+    #[arg(long, value_name = "DOM:GFN:PAGES")]
+    shared: Vec<Share>,
     /// JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -132,6 +136,7 @@ impl Input {
         if let Some(ids) = &self.protected {
             registers.protect(ids)?;
         }
+        registers.share(&self.shared)?;
         Audit::with_syms(dump, registers, syms.as_deref())
     }
 }

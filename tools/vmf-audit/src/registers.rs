@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::hex::Hex;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::str::FromStr;
 
 /// The whole file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +53,55 @@ pub struct Domain {
     /// Machine frame numbers that it shares on purpose, and that may stay mapped.
     #[serde(default)]
     pub shared_pages: Vec<Hex>,
+    /// The same by guest frame, whatever machine frames its stage 2 maps there.
+    #[serde(default)]
+    pub shared: Vec<GuestRange>,
+}
+
+/// Guest frames that follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRange {
+    /// The first.
+    pub gfn: Hex,
+    /// How many.
+    pub pages: u64,
+}
+
+/// That a domain shares a range, in words: `DOM:GFN:PAGES`, each decimal, or hexadecimal with `0x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The domain.
+    pub domain: u16,
+    /// What it shares.
+    pub range: GuestRange,
+}
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Share, String> {
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        let numbers: Option<Vec<u64>> = text.split(':').map(number).collect();
+        match numbers.as_deref() {
+            Some(&[domain, gfn, pages]) if pages != 0 => {
+                u16::try_from(domain).ok().map(|domain| Share {
+                    domain,
+                    range: GuestRange {
+                        gfn: Hex(gfn),
+                        pages,
+                    },
+                })
+            }
+            _ => None,
+        }
+        .ok_or_else(|| {
+            "a domain, its first guest frame and a number of pages are needed, as in 1:0x40100:2"
+                .to_owned()
+        })
+    }
 }
 
 impl Registers {
@@ -86,6 +136,21 @@ impl Registers {
         Ok(())
     }
 
+    /// Claims that this is shared, besides what is claimed already.
+    pub fn share(&mut self, shares: &[Share]) -> Result<()> {
+        for share in shares {
+            let domain = self.domains.iter_mut().find(|d| d.id == share.domain);
+            let Some(domain) = domain else {
+                return Err(Error::Registers(format!(
+                    "it does not list domain {}",
+                    share.domain
+                )));
+            };
+            domain.shared.push(share.range);
+        }
+        Ok(())
+    }
+
     /// What every registers file has to satisfy.
     pub fn check(&self) -> Result<()> {
         if self.cpus.is_empty() {
@@ -107,7 +172,8 @@ impl Registers {
 
 #[cfg(test)]
 mod tests {
-    use super::Registers;
+    use super::{GuestRange, Registers, Share};
+    use crate::hex::Hex;
 
     const CPU: &str = r#"{"TTBR0_EL2":"0x1","TCR_EL2":2,"SCTLR_EL2":"3","MAIR_EL2":"0x4","VTTBR_EL2":5,"VTCR_EL2":6,
         "HCR_EL2":7,"VBAR_EL2":8}"#;
@@ -123,12 +189,45 @@ mod tests {
             (1, 3, 8)
         );
         assert!(!r.domains[0].protected && r.domains[0].shared_pages.is_empty());
+        assert!(r.domains[0].shared.is_empty());
         assert!(
             Registers::parse(&format!("{{\"cpus\":[{CPU}]}}"))
                 .unwrap()
                 .domains
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn reads_what_is_shared() {
+        let text = format!(
+            "{{\"cpus\":[{CPU}],\"domains\":[{{\"id\":1,\"VTTBR_EL2\":1,\"shared\":[{{\"gfn\":\"0x40103\",\"pages\":2}}]}}]}}"
+        );
+        let mut r = Registers::parse(&text).unwrap();
+        let range = |gfn, pages| GuestRange {
+            gfn: Hex(gfn),
+            pages,
+        };
+        assert_eq!(r.domains[0].shared, [range(0x40103, 2)]);
+        r.share(&["1:0x40000:0x10".parse().unwrap(), "1:5:1".parse().unwrap()])
+            .unwrap();
+        assert_eq!(
+            r.domains[0].shared,
+            [range(0x40103, 2), range(0x40000, 16), range(5, 1)]
+        );
+        assert!(r.share(&["2:5:1".parse().unwrap()]).is_err());
+        for wrong in [
+            "",
+            "1",
+            "1:2",
+            "1:2:3:4",
+            "1:2:0",
+            "65536:2:1",
+            "1:-2:1",
+            "1:2:x",
+        ] {
+            assert!(wrong.parse::<Share>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

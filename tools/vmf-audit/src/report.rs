@@ -79,6 +79,9 @@ pub struct Excluded {
     pub domain: u16,
     /// The frame.
     pub mfn: Hex,
+    /// Where the domain sees it, if it is shared on purpose: its guest frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gfn: Option<Hex>,
     /// Why: shared on purpose, or what of Xen's own it is.
     pub why: &'static str,
 }
@@ -186,6 +189,8 @@ pub struct DomainSummary {
     pub ram_frames: usize,
     /// Frames that hold its tables.
     pub tables: usize,
+    /// Frames of RAM that it shares on purpose: claimed, and found.
+    pub shared_frames: usize,
     /// Entries with a clear valid bit that count nevertheless.
     pub pending_entries: usize,
 }
@@ -217,6 +222,10 @@ pub struct Summary {
     pub wx_leaves_effective: usize,
     /// Frames that are in a protected domain's stage 2 and not held to be protected.
     pub excluded_frames: usize,
+    /// Those of them that are shared on purpose.
+    pub shared_frames: usize,
+    /// Those of the latter that any CPU can reach at EL2.
+    pub shared_frames_mapped: usize,
     /// Each EL2 root.
     pub roots: Vec<RootSummary>,
     /// Each stage 2.

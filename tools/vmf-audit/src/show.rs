@@ -49,6 +49,8 @@ pub fn summary(s: &Summary) -> String {
         ("frames of protected domains", s.protected_frames),
         ("  mapped at EL2", s.protected_frames_mapped),
         ("  not counted: Xen's own, or shared", s.excluded_frames),
+        ("    shared on purpose", s.shared_frames),
+        ("      mapped at EL2", s.shared_frames_mapped),
         ("frames with translation tables", s.table_frames),
         ("  mapped at EL2", s.table_frames_mapped),
         (
@@ -91,6 +93,7 @@ pub fn summary(s: &Summary) -> String {
             "Protected",
             "Leaves",
             "RAM frames",
+            "Shared",
             "Tables",
             "Valid bit clear",
         ]);
@@ -101,6 +104,7 @@ pub fn summary(s: &Summary) -> String {
                 if d.protected { "yes" } else { "no" }.to_owned(),
                 leaves(&d.leaves),
                 d.ram_frames.to_string(),
+                d.shared_frames.to_string(),
                 d.tables.to_string(),
                 d.pending_entries.to_string(),
             ]);
@@ -166,7 +170,10 @@ pub fn report(r: &Report) -> String {
             r.excluded.len()
         );
         for e in &r.excluded {
-            let _ = writeln!(out, "  d{} frame {}: {}", e.domain, e.mfn, e.why);
+            let at = e
+                .gfn
+                .map_or(String::new(), |gfn| format!(", guest frame {gfn}"));
+            let _ = writeln!(out, "  d{} frame {}{at}: {}", e.domain, e.mfn, e.why);
         }
     }
     let verdict = match r.verdict {

@@ -212,7 +212,7 @@ impl Audit {
 fn kind(owner: Owner) -> Kind {
     match owner {
         owner if owner.is_table() => Kind::Table,
-        Owner::Guest(_) | Owner::Owned(_) => Kind::Guest,
+        Owner::Guest(_) | Owner::Shared(_) | Owner::Owned(_) => Kind::Guest,
         Owner::Image(_) => Kind::Image,
         Owner::FrameTable => Kind::FrameTable,
         Owner::Xenheap | Owner::InUse | Owner::SeenBy(_) => Kind::Xen,

@@ -60,7 +60,12 @@ impl Leaf {
         (self.descriptor >> 55 & 0xf) as u8
     }
 
-    /// The same in words.
+    /// Whether it is RAM of the domain that maps it, and that the domain may write.
+    pub fn is_ram(&self) -> bool {
+        self.type_number() == 1
+    }
+
+    /// The type in words.
     pub fn kind(&self) -> &'static str {
         match self.type_number() {
             0 => "none",

@@ -1,6 +1,7 @@
 //! Counts what EL2 and the domains reach, without judging.
 
 use crate::audit::{Audit, Root, Stage2, ram_frames};
+use crate::frames::Owner;
 use crate::hex::Hex;
 use crate::report::{DomainSummary, Leaves, RootSummary, Summary};
 
@@ -79,6 +80,12 @@ impl Audit {
             wx_leaves: roots.iter().map(|r| r.wx_leaves).sum(),
             wx_leaves_effective: roots.iter().map(|r| r.wx_leaves_effective).sum(),
             excluded_frames: self.excluded.len(),
+            shared_frames: self
+                .frames
+                .count(|f, i| matches!(f.owner(i), Owner::Shared(_))),
+            shared_frames_mapped: self
+                .frames
+                .count(|f, i| matches!(f.owner(i), Owner::Shared(_)) && reach.mapped[i]),
             roots,
             domains: self.stage2.iter().map(|s| self.domain_summary(s)).collect(),
         }
@@ -134,6 +141,9 @@ impl Audit {
                 .map(|l| ram_frames(&self.dump, l.pa, l.level))
                 .sum(),
             tables: stage2.walk.tables.len(),
+            shared_frames: self
+                .frames
+                .count(|f, i| matches!(f.owner(i), Owner::Shared(id) if Some(id) == stage2.id)),
             pending_entries: stage2.walk.pending,
         }
     }

@@ -11,7 +11,7 @@ use crate::descriptor::frame_of;
 use crate::dump::{Dump, FRAME_SIZE};
 use crate::error::{Error, Result};
 use crate::frametable::Noted;
-use crate::fused::{self, DomainNote, Fused};
+use crate::fused::{self, DomainNote, Extent, Fused};
 use crate::hex::Hex;
 use crate::registers::{self, Registers};
 use crate::stage1::{self, Regime};
@@ -41,6 +41,12 @@ pub const MEMBERS: &[(&str, &str)] = &[
     ("domain", "arch.vmf.protected"),
     ("domain", "arch.vmf.snapshot_first"),
     ("domain", "arch.vmf.snapshot_len"),
+    ("domain", "arch.vmf.nr_shares"),
+    ("domain", "arch.vmf.shares"),
+    ("vmf_guest_extent", "gfn"),
+    ("vmf_guest_extent", "mfn"),
+    ("vmf_guest_extent", "pages"),
+    ("vmf_guest_extent", "type"),
     ("vmf_frozen", "locked"),
     ("vmf_frozen", "hcr_mask"),
     ("vmf_frozen", "hcr_value"),
@@ -49,6 +55,9 @@ pub const MEMBERS: &[(&str, &str)] = &[
     ("vmf_frozen", "vttbr"),
     ("vmf_frozen", "unused"),
 ];
+
+/// More extents than this are in no list of what a domain shares.
+const SHARES: u64 = 4096;
 
 /// `DOMID_IDLE`, xen/include/public/xen.h.
 pub const IDLE: u16 = 0x7fff;
@@ -77,6 +86,8 @@ pub struct Domain {
     pub own_pages: Vec<OwnPage>,
     /// What a Xen with the fuse notes about it.
     pub note: Option<DomainNote>,
+    /// What such a Xen takes it to share, in its order; or why that cannot be read. None if it keeps no such list.
+    pub shares: Option<std::result::Result<Vec<Extent>, String>>,
 }
 
 /// A named piece of the image and where it is in memory.
@@ -134,6 +145,7 @@ pub fn domains(
         vttbr: Hex(d.vttbr),
         protected: false,
         shared_pages: Vec::new(),
+        shared: Vec::new(),
     };
     Ok(found.domains.into_iter().map(listed).collect())
 }
@@ -273,6 +285,30 @@ impl Xen<'_> {
         }))
     }
 
+    /// The list of what the domain shares.
+    fn shares(&self, d: u64) -> Result<Vec<Extent>> {
+        let of = "vmf_guest_extent";
+        let count = self.member(d, "domain", "arch.vmf.nr_shares")?;
+        if count > SHARES {
+            return Err(Error::CannotJudge(format!(
+                "Xen takes it to share {count} extents"
+            )));
+        }
+        let list = d.wrapping_add(self.symbols.member("domain", "arch.vmf.shares")?.offset);
+        let size = self.symbols.size_of(of)?;
+        (0..count)
+            .map(|i| {
+                let at = list.wrapping_add(i * size);
+                Ok(Extent {
+                    gfn: self.member(at, of, "gfn")?,
+                    mfn: self.member(at, of, "mfn")?,
+                    pages: self.member(at, of, "pages")?,
+                    kind: self.member(at, of, "type")? as u8,
+                })
+            })
+            .collect()
+    }
+
     /// The domain whose vCPU is `current` on a CPU.
     fn running(&self, cpu: u64) -> Result<u16> {
         let offsets = self.global("__per_cpu_offset")?;
@@ -308,6 +344,11 @@ impl Xen<'_> {
             )?,
             own_pages: self.own_pages(d)?,
             note: self.note(d)?,
+            shares: self
+                .symbols
+                .member("domain", "arch.vmf.nr_shares")
+                .is_ok()
+                .then(|| self.shares(d).map_err(|e| e.to_string())),
         })
     }
 

@@ -39,6 +39,15 @@ fn folder() -> tempfile::TempDir {
     sealed.code(0x20, 0xd400_0003);
     write("gates.elf", &sealed.elf());
 
+    // The same pages of d1, shared on purpose, claimed in one file and not in the other.
+    let mut sharing = good.clone();
+    sharing.share(5, 2);
+    sharing.share(9, 1);
+    write("sharing.elf", &sharing.elf());
+    write("sharing.json", &registers(&sharing));
+    sharing.registers.domains[1].shared.clear();
+    write("silent.json", &registers(&sharing));
+
     write("cut.elf", &good.elf()[..1 << 20]);
     write("text.elf", b"This is a text file.\n");
     write(
@@ -94,6 +103,36 @@ fn commands_print_what_they_are_known_to_print() {
             "check-claimed-unknown",
             "check --level unmap --protected 7 after.elf unclaimed.json",
         ),
+        (
+            "check-shared",
+            "check --level unmap sharing.elf sharing.json",
+        ),
+        (
+            "check-shared-json",
+            "check --level unmap sharing.elf sharing.json --json",
+        ),
+        (
+            "check-shared-unclaimed",
+            "check --level unmap sharing.elf silent.json --shared 1:0x40005:2",
+        ),
+        (
+            "check-shared-claimed",
+            "check --level unmap sharing.elf silent.json --shared 1:0x40005:2 --shared 1:0x40009:1",
+        ),
+        (
+            "check-shared-too-much",
+            "check --level unmap sharing.elf sharing.json --shared 1:0x4000f:2",
+        ),
+        (
+            "check-shared-unknown",
+            "check --level unmap sharing.elf sharing.json --shared 7:0x40005:2",
+        ),
+        (
+            "check-shared-malformed",
+            "check --level unmap sharing.elf sharing.json --shared 1:0x40005",
+        ),
+        ("summary-shared", "summary sharing.elf sharing.json"),
+        ("map-shared", "map sharing.elf sharing.json"),
         ("check-seal", "check --level seal gates.elf after.json"),
         ("help-map", "map --help"),
         ("help-scan", "scan --help"),

@@ -7,11 +7,14 @@ mod further;
 mod lock;
 #[path = "rules/seal.rs"]
 mod seal;
+#[path = "rules/share.rs"]
+mod share;
 
 use common::*;
 use further::FURTHER;
 use lock::FAULTS;
 use seal::FAULTS as SEAL_FAULTS;
+use share::FAULTS as SHARED;
 use vmf_audit::hex::Hex;
 use vmf_audit::report::{Level, Verdict};
 use vmf_audit::rules::RULES;
@@ -37,7 +40,7 @@ fn a_locked_machine_holds() {
 
 #[test]
 fn each_fault_is_found_by_its_rules_and_by_no_other() {
-    for (what, fault, expected) in FAULTS.iter().chain(FURTHER) {
+    for (what, fault, expected) in FAULTS.iter().chain(FURTHER).chain(SHARED) {
         let mut machine = Machine::locked();
         fault(&mut machine);
         let report = machine.check(Level::Lock);
@@ -251,7 +254,13 @@ fn an_image_without_sections_is_not_taken_for_clean() {
 #[test]
 fn every_rule_has_a_fault() {
     for rule in RULES {
-        let faults = || FAULTS.iter().chain(FURTHER).chain(SEAL_FAULTS);
+        let faults = || {
+            FAULTS
+                .iter()
+                .chain(FURTHER)
+                .chain(SHARED)
+                .chain(SEAL_FAULTS)
+        };
         assert!(
             faults().any(|(_, _, rules)| rules.contains(&rule.id)),
             "{}",
@@ -301,19 +310,6 @@ fn pages_that_follow_one_another_are_one_violation() {
     let report = machine.check(Level::Unmap);
     assert_eq!(report.violations.len(), 1);
     assert_eq!(report.violations[0].frames, GUEST_FRAMES);
-}
-
-#[test]
-fn shared_pages_may_be_mapped() {
-    let mut machine = Machine::locked();
-    machine.el2(DIRECTMAP, GUEST + 0x5000, 3, RW);
-    machine.s2(0, 0, GUEST + 0x5000, 3, S2_RAM);
-    assert_eq!(violated(&machine.check(Level::Lock)), ["U1", "U2"]);
-    machine.registers.domains[1].shared_pages = vec![Hex((GUEST >> 12) + 5)];
-    let report = machine.check(Level::Lock);
-    assert_eq!(report.verdict, Verdict::Holds);
-    assert_eq!(report.excluded.len(), 1);
-    assert_eq!(report.summary.protected_frames, GUEST_FRAMES as usize - 1);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use syms::*;
 use vmf_audit::dump::Dump;
 use vmf_audit::fused::NO_VTTBR;
+use vmf_audit::hex::Hex;
+use vmf_audit::registers::GuestRange;
 use vmf_audit::report::{Level, Verdict};
 use vmf_audit::symbols::Symbols;
 use vmf_audit::{Audit, Error, frametable, xen};
@@ -75,6 +77,7 @@ fn machine() -> (Machine, u64) {
     m.write(HEAP + 0x800 + SHARED_RAW, HEAP_VA + 0x900);
     m.write(HEAP + 0x900, HEAP_VA + 0x3000);
     fuse(&mut m);
+    share(&mut m);
     m.s2(1, 0x3800_0000, HEAP + 0x2000, 3, S2_RAM | 2 << 53);
     m.s2(1, 0x3800_1000, HEAP + 0x3000, 3, S2_RAM | 2 << 53);
     (m, pool)
@@ -105,6 +108,31 @@ fn fuse(m: &mut Machine) {
         let vttbr = domain.vttbr.0;
         m.write(FROZEN + FROZEN_VTTBR + 8 * (vttbr >> 48), vttbr);
     }
+}
+
+/// d1 shares a page of its memory, and Xen has noted that.
+fn share(m: &mut Machine) {
+    m.s2(1, GUEST_IPA, GUEST, 3, S2_RAM | 2 << 53);
+    m.registers.domains[1].shared.push(GuestRange {
+        gfn: Hex(GUEST_IPA >> 12),
+        pages: 1,
+    });
+    let d1 = HEAP + 0x400;
+    m.write(d1 + NR_SHARES, 1);
+    let extent = [
+        (SHARE_GFN, GUEST_IPA >> 12),
+        (SHARE_MFN, GUEST >> 12),
+        (SHARE_PAGES, 1),
+        (SHARE_TYPE, 0xabcd_ef01), // what follows the type is not part of it
+    ];
+    for (i, (member, word)) in extent.into_iter().enumerate() {
+        m.write(d1 + SHARES + member, word);
+        let of_snapshot = [0, 8, 16, 24][i];
+        m.write(HEAP + SNAPSHOT + 32 + of_snapshot, word);
+    }
+    m.write(DATA + 0x38, 2);
+    m.write(d1 + SNAPSHOT_FIRST, 1);
+    m.write(d1 + SNAPSHOT_LEN, 1);
 }
 
 fn xen_syms() -> Syms {
@@ -206,7 +234,8 @@ fn a_machine_holds_and_its_pool_has_to_be_unmapped() {
     let (mut machine, pool) = machine();
     let report = check(&machine);
     assert_eq!(report.verdict, Verdict::Holds, "{report:#?}");
-    assert_eq!(report.excluded.len(), 2);
+    assert_eq!(report.excluded.len(), 3);
+    assert_eq!(report.summary.shared_frames, 1);
     machine.el2(DIRECTMAP, pool, 3, R);
     let report = check(&machine);
     assert_eq!(violated(&report), ["L1"]);
@@ -255,7 +284,7 @@ fn what_the_fuse_left_is_read_and_judged() {
     assert_eq!(fused.frozen.vttbr.len(), 16);
     assert_eq!(
         (fused.snapshot.unwrap().len(), fused.windows.unwrap().len()),
-        (1, 5)
+        (2, 5)
     );
     assert_eq!(found.running, [Some(0)]);
     assert_eq!(found.domains[1].note.map(|n| n.protected), Some(true));
@@ -279,6 +308,26 @@ fn what_the_fuse_left_is_read_and_judged() {
         ),
         ("another type", |m| m.write(HEAP + SNAPSHOT + 24, 7), "L12"),
         ("no snapshot", |m| m.write(DATA + 0x30, 0), "L12"),
+        (
+            "another page shared",
+            |m| m.write(HEAP + 0x400 + SHARES + SHARE_GFN, 1),
+            "L18",
+        ),
+        (
+            "no page shared",
+            |m| m.write(HEAP + 0x400 + NR_SHARES, 0),
+            "L18",
+        ),
+        (
+            "an endless list of shared pages",
+            |m| m.write(HEAP + 0x400 + NR_SHARES, u64::MAX),
+            "L18",
+        ),
+        (
+            "a shared page that is missing in the snapshot",
+            |m| m.write(HEAP + 0x400 + SNAPSHOT_LEN, 0),
+            "L12",
+        ),
         (
             "an unreadable snapshot",
             |m| m.write(DATA + 0x30, 0x1000),

@@ -17,6 +17,7 @@ use crate::Context;
 use crate::check::{Aim, Goal, Report};
 use crate::failure::{Failure, list};
 use crate::select;
+use crate::share;
 use crate::status::{domain_json, firmware, meaning};
 
 /// What stops working for a protected domain.
@@ -229,7 +230,7 @@ fn confirm(
     ask(word, &mut io::stdin().lock())
 }
 
-fn ask(word: &str, answers: &mut impl BufRead) -> Result<(), Failure> {
+pub(crate) fn ask(word: &str, answers: &mut impl BufRead) -> Result<(), Failure> {
     eprint!("This cannot be undone until the next boot. Type {word} to go on: ");
     io::stderr().flush().ok();
     let mut answer = String::new();
@@ -251,6 +252,12 @@ fn preview(report: &Report, protect: &[DomId], lock: Option<Goal>) {
         eprintln!("{} will be protected:", domain.title());
         for line in PROTECTED {
             eprintln!("  - {line}");
+        }
+        for range in domain.shared.iter().flatten() {
+            eprintln!(
+                "  stays exposed: {}, shared on purpose",
+                share::words(range)
+            );
         }
     }
     let Some(goal) = lock else { return };
@@ -293,10 +300,7 @@ fn finish(
     }
     let mut domains = Vec::new();
     for (domain, _) in &report.domains {
-        let now = select::Domain {
-            status: context.machine.domain(domain.id())?,
-            name: domain.name.clone(),
-        };
+        let now = select::Domain::read(context, domain.id())?;
         if !now.status.protected || now.status.state < wanted {
             return Err(Failure::NotTrue(format!(
                 "{} is {}",
@@ -332,7 +336,11 @@ fn finish(
     for domain in &domains {
         println!("{} is protected", domain.title());
     }
+    share::print(&domains);
     println!("fuse {}: {}", status.state.name(), meaning(status.state));
+    if let Some(text) = share::exception(&domains) {
+        println!("{text}");
+    }
     if let Some(text) = firmware(&status) {
         println!("{text}");
     }

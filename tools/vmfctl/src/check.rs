@@ -315,10 +315,16 @@ impl Report {
             .domains
             .iter()
             .map(|(domain, found)| {
-                json!({
+                let mut value = json!({
                     "id": domain.id().get(), "name": domain.name, "ok": found.is_empty(),
                     "protected": domain.status.protected, "obstacles": list(found),
-                })
+                });
+                if domain.shared.is_some() {
+                    value["stays_readable"] = shared_pages(domain)
+                        .map(|gfn| json!({ "gfn": format!("{gfn:#x}"), "why": SHARED }))
+                        .collect();
+                }
+                value
             })
             .collect();
         json!({
@@ -348,11 +354,27 @@ impl Report {
                 "nothing in the way"
             };
             print_one(&domain.title(), found, ok);
+            for gfn in shared_pages(domain) {
+                println!(
+                    "{}: guest frame {gfn:#x} stays readable and writable for Xen: {SHARED}",
+                    domain.title()
+                );
+            }
         }
         for one in &self.exposed {
             println!("stays exposed: {}", one.what());
         }
     }
+}
+
+/// Why a page stays.
+const SHARED: &str = "shared on purpose";
+
+/// Guest frames that stay within Xen's reach, one by one. Of the control and
+/// hardware domains all stays.
+fn shared_pages(domain: &Domain) -> impl Iterator<Item = u64> + '_ {
+    let ranges = domain.shared.iter().flatten().filter(|_| domain.is_guest());
+    ranges.flat_map(|range| range.gfn..range.gfn + range.pages)
 }
 
 fn print_one(title: &str, found: &[Found], ok: &str) {

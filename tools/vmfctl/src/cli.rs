@@ -1,6 +1,8 @@
 //! Arguments and help.
 
 use clap::{Args, Parser, Subcommand};
+use xen_vmf_abi::XENVMF_share_pages_max;
+use xenctrl_ffi::Shared;
 
 /// What `--help` says at the end; `failure.rs` returns these codes.
 const EXIT_CODES: &str = "\
@@ -21,6 +23,7 @@ Examples:
   vmfctl blow 1 2
   vmfctl blow --seal all
   vmfctl blow all --yes --json
+  vmfctl share 1 0x40103:2
   vmfctl status";
 
 /// Blows the virtual memory fuse of Xen: takes the memory of guests out of the
@@ -61,6 +64,22 @@ pub struct Depth {
     pub keep_firmware_calls: bool,
 }
 
+/// Guest frames, as `GFN[:PAGES]`.
+pub fn range(text: &str) -> Result<Shared, String> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    let (gfn, pages) = text.split_once(':').unwrap_or((text, "1"));
+    let most = u64::from(XENVMF_share_pages_max);
+    match (number(gfn), number(pages)) {
+        (Some(gfn), Some(pages)) if (1..=most).contains(&pages) => Ok(Shared { gfn, pages }),
+        _ => Err(format!(
+            "a guest frame is needed, with 0x if it is hexadecimal, and after a colon how many pages, 1 to {most}"
+        )),
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -87,6 +106,39 @@ pub enum Command {
         /// Domains to check, `all` unless given
         #[arg(value_name = "DOMAIN")]
         domains: Vec<String>,
+    },
+    /// Show all counters of the machine, and for domains the accesses that Xen
+    /// could not decode
+    #[command(after_help = EXIT_CODES)]
+    Counters {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Domains to show, every one unless given
+        #[arg(value_name = "DOMAIN")]
+        domains: Vec<String>,
+    },
+    /// Keep pages of a domain in Xen's reach on purpose, before it is
+    /// protected; cannot be undone
+    ///
+    /// Hypercalls with pointers into them go on working, and so do grants of
+    /// them. They can no longer be executed. All else of the domain leaves
+    /// Xen's reach when it is protected.
+    #[command(after_help = EXIT_CODES)]
+    Share {
+        /// Options of every command.
+        #[command(flatten)]
+        options: Options,
+        /// Confirmation.
+        #[command(flatten)]
+        confirm: Confirm,
+        /// The domain
+        #[arg(value_name = "DOMAIN")]
+        domain: String,
+        /// First guest frame (a guest physical address divided by 4096), and
+        /// how many pages, 1 unless given
+        #[arg(value_name = "GFN[:PAGES]", value_parser = range)]
+        range: Shared,
     },
     /// Take domains' pages out of Xen's own map (level unmap); cannot be undone
     #[command(after_help = EXIT_CODES)]
@@ -153,6 +205,8 @@ impl Command {
         match self {
             Self::Status { options, .. }
             | Self::Check { options, .. }
+            | Self::Counters { options, .. }
+            | Self::Share { options, .. }
             | Self::Protect { options, .. }
             | Self::Lock { options, .. }
             | Self::Seal { options, .. }
@@ -164,8 +218,9 @@ impl Command {
     #[must_use]
     pub fn yes(&self) -> bool {
         match self {
-            Self::Status { .. } | Self::Check { .. } => true,
-            Self::Protect { confirm, .. }
+            Self::Status { .. } | Self::Check { .. } | Self::Counters { .. } => true,
+            Self::Share { confirm, .. }
+            | Self::Protect { confirm, .. }
             | Self::Lock { confirm, .. }
             | Self::Seal { confirm, .. }
             | Self::Blow { confirm, .. } => confirm.yes,

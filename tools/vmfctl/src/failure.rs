@@ -50,6 +50,25 @@ pub enum Failure {
     /// Asked, and not confirmed.
     #[error("not confirmed; nothing was done")]
     NotConfirmed,
+    /// More than one domain, where one is needed.
+    #[error("\"{0}\" is more than one domain; pages are shared domain by domain. Nothing was done")]
+    OneDomain(String),
+    /// This Xen has no `XENVMF_share`.
+    #[error(
+        "this Xen cannot share pages of a protected domain (interface 1.0); use one that is built from a newer series. \
+         Nothing was done"
+    )]
+    NoSharing,
+    /// Xen refused to share pages.
+    #[error("{what}: {}. Nothing was done", remedy(*.refusal, *.protected))]
+    NotShared {
+        /// What was asked.
+        what: String,
+        /// Xen's answer.
+        refusal: Refusal,
+        /// The domain is protected.
+        protected: bool,
+    },
     /// Xen refused half-way; what is done stays done.
     #[error("{error}. Done before, and not undone: {done}")]
     HalfWay {
@@ -61,6 +80,27 @@ pub enum Failure {
     /// Xen reports success, its status does not.
     #[error("Xen reported success, but {0}; do not rely on the fuse")]
     NotTrue(String),
+}
+
+/// Why pages cannot be shared, and what to do about it.
+fn remedy(refusal: Refusal, protected: bool) -> String {
+    match refusal {
+        Refusal::NotControlDomain if protected => "the domain is protected, and only it can give up what it was promised; \
+             let it share the pages itself, or start it anew and share them before `vmfctl protect`",
+        Refusal::NotRam => "a guest frame of these is not RAM that the domain owns and may write; \
+             name frames of its own memory (guest physical address / 4096)",
+        Refusal::NoSpace => "that makes more than 32 runs of adjacent machine frames; \
+             name fewer pages that lie together, or start the domain anew",
+        Refusal::Already => "a page of these is shared already; name the others (`vmfctl status` lists what is shared)",
+        Refusal::Locked => "the machine is locked; boot again, and share before `vmfctl lock`, `seal` or `blow`",
+        Refusal::CpusOffline => "the domain's memory has changed meanwhile; try again",
+        Refusal::ControlDomain => "the control and hardware domains are never protected, so all of them is in Xen's reach anyway; \
+             name another domain",
+        Refusal::NoMemory => "there is no memory for the domain's page tables; give it a larger p2m pool (dom0less: xen,domain-p2m-mem-mb), \
+             or share pages that lie together",
+        other => return other.to_string(),
+    }
+    .to_owned()
 }
 
 /// Ids between commas.
@@ -76,7 +116,15 @@ impl Failure {
     pub fn exit(&self) -> u8 {
         match self {
             Self::Xen(error) | Self::HalfWay { error, .. } => exit_of(error),
+            Self::NoSharing => 4,
+            Self::NotShared {
+                refusal: Refusal::NotControlDomain,
+                protected: true,
+                ..
+            } => 1,
+            Self::NotShared { refusal, .. } => exit_of_refusal(*refusal),
             Self::NoSuchDomain { .. }
+            | Self::OneDomain(_)
             | Self::Ambiguous(_)
             | Self::NoGuests
             | Self::Obstacles
@@ -102,6 +150,14 @@ impl Failure {
                 Error::Refused { refusal, .. } => refusal.code(),
                 Error::Unexpected { .. } => "unexpected",
             },
+            Self::NoSharing => "no-sharing",
+            Self::NotShared {
+                refusal: Refusal::NotControlDomain,
+                protected: true,
+                ..
+            } => "protected",
+            Self::NotShared { refusal, .. } => refusal.code(),
+            Self::OneDomain(_) => "one-domain",
             Self::NoSuchDomain { .. } => "no-such-domain",
             Self::Ambiguous(_) => "ambiguous",
             Self::NoGuests => "no-guests",
@@ -129,7 +185,8 @@ impl Failure {
         | Self::HalfWay {
             error: Error::Refused { refusal, .. },
             ..
-        } = self
+        }
+        | Self::NotShared { refusal, .. } = self
         {
             error["errno"] = refusal.errno().into();
         }
@@ -144,27 +201,33 @@ fn exit_of(error: &Error) -> u8 {
         Error::Open(OpenError::Io(_)) => 3,
         Error::NoVmf | Error::Version(_) => 4,
         Error::Unexpected { .. } => 6,
-        Error::Refused { refusal, .. } => match refusal {
-            Refusal::Unknown => 4,
-            Refusal::NotControlDomain => 5,
-            Refusal::Invalid | Refusal::NoMemory | Refusal::PlanRejected | Refusal::Other(_) => 6,
-            Refusal::NoSuchDomain
-            | Refusal::Dying
-            | Refusal::Unfinished
-            | Refusal::ControlDomain
-            | Refusal::Already
-            | Refusal::Locked
-            | Refusal::Nothing
-            | Refusal::CpusOffline
-            | Refusal::SharedPages
-            | Refusal::PvPages
-            | Refusal::Its
-            | Refusal::Iommu
-            | Refusal::TraceUnits
-            | Refusal::TooManyDomains
-            | Refusal::NeedsFirmware
-            | Refusal::UnlikeCpus
-            | Refusal::Devices => 1,
-        },
+        Error::Refused { refusal, .. } => exit_of_refusal(*refusal),
+    }
+}
+
+fn exit_of_refusal(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Unknown => 4,
+        Refusal::NotControlDomain => 5,
+        Refusal::Invalid | Refusal::NoMemory | Refusal::PlanRejected | Refusal::Other(_) => 6,
+        Refusal::NoSuchDomain
+        | Refusal::Dying
+        | Refusal::Unfinished
+        | Refusal::ControlDomain
+        | Refusal::Already
+        | Refusal::Locked
+        | Refusal::Nothing
+        | Refusal::CpusOffline
+        | Refusal::SharedPages
+        | Refusal::PvPages
+        | Refusal::Its
+        | Refusal::Iommu
+        | Refusal::TraceUnits
+        | Refusal::TooManyDomains
+        | Refusal::NeedsFirmware
+        | Refusal::UnlikeCpus
+        | Refusal::NotRam
+        | Refusal::NoSpace
+        | Refusal::Devices => 1,
     }
 }

@@ -5,6 +5,8 @@
 //! * [`select`]: which domains are meant, all or none;
 //! * [`check`]: what stands in the way, and how to remove it;
 //! * [`status`]: how far the fuse has gone;
+//! * [`counters`]: what Xen has counted;
+//! * [`share`]: what a domain keeps in Xen's reach on purpose;
 //! * [`blow`]: `protect`, `lock`, `seal` and `blow`, which cannot be undone;
 //! * [`failure`]: what went wrong, with its exit code.
 //!
@@ -14,9 +16,11 @@
 pub mod blow;
 pub mod check;
 pub mod cli;
+pub mod counters;
 pub mod failure;
 pub mod names;
 pub mod select;
+pub mod share;
 pub mod status;
 
 use std::process::ExitCode;
@@ -56,6 +60,8 @@ pub fn run(
         match &cli.command {
             Command::Status { domains, .. } => status::run(&context, domains),
             Command::Check { domains, depth, .. } => check::run(&context, domains, (*depth).into()),
+            Command::Counters { domains, .. } => counters::run(&context, domains),
+            Command::Share { domain, range, .. } => share::run(&context, domain, *range),
             Command::Protect { domains, .. } => blow::protect(&context, domains),
             Command::Lock { .. } => blow::lock(&context),
             Command::Seal {

@@ -1,6 +1,6 @@
 //! Which domains are meant. One bad word, and none is.
 
-use xenctrl_ffi::{DomId, DomainStatus};
+use xenctrl_ffi::{DomId, DomainStatus, Shared};
 
 use crate::Context;
 use crate::failure::Failure;
@@ -12,9 +12,23 @@ pub struct Domain {
     pub status: DomainStatus,
     /// Its name, where xenstore knows one.
     pub name: Option<String>,
+    /// What it shares on purpose; none where Xen knows no sharing.
+    pub shared: Option<Vec<Shared>>,
 }
 
 impl Domain {
+    /// As Xen has it now.
+    ///
+    /// # Errors
+    /// Those of the hypercall.
+    pub fn read(context: &Context, id: DomId) -> Result<Self, Failure> {
+        Ok(Self {
+            status: context.machine.domain(id)?,
+            name: context.names.get(id),
+            shared: context.machine.shares(id)?,
+        })
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> DomId {
@@ -55,14 +69,10 @@ impl Domain {
 /// # Errors
 /// Those of the hypercall.
 pub fn every(context: &Context) -> Result<Vec<Domain>, Failure> {
-    let mut domains = Vec::new();
-    for id in context.machine.domains()? {
-        domains.push(Domain {
-            status: context.machine.domain(id)?,
-            name: context.names.get(id),
-        });
-    }
-    Ok(domains)
+    let ids = context.machine.domains()?;
+    ids.into_iter()
+        .map(|id| Domain::read(context, id))
+        .collect()
 }
 
 /// The domains that `words` name, each once, in the order of their ids.

@@ -7,6 +7,7 @@ use xenctrl_ffi::{MachineStatus, State};
 use crate::Context;
 use crate::failure::Failure;
 use crate::select::{self, Domain};
+use crate::share;
 
 /// What holds in a state, and what does not: never more than was blown.
 #[must_use]
@@ -31,7 +32,7 @@ pub fn meaning(state: State) -> &'static str {
 /// A domain as JSON.
 #[must_use]
 pub fn domain_json(domain: &Domain) -> Value {
-    json!({
+    let mut value = json!({
         "id": domain.id().get(),
         "name": domain.name,
         "roles": domain.roles(),
@@ -39,7 +40,14 @@ pub fn domain_json(domain: &Domain) -> Value {
         "protected": domain.status.protected,
         "state": domain.status.state.name(),
         "level": domain.status.state.level(),
-    })
+    });
+    if let Some(shared) = &domain.shared {
+        value["shared"] = shared
+            .iter()
+            .map(|range| json!({ "gfn": format!("{:#x}", range.gfn), "pages": range.pages }))
+            .collect();
+    }
+    value
 }
 
 /// Runs the command.
@@ -54,7 +62,7 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
     };
     let status = context.machine.status()?;
     let counters = context.machine.counters()?;
-    let version = context.machine.version()?;
+    let version = context.machine.version();
     let interface = format!("{}.{}", version >> 16, version & 0xffff);
 
     if context.json {
@@ -95,6 +103,9 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
         status.state.name(),
         meaning(status.state)
     );
+    if let Some(text) = share::exception(&domains) {
+        println!("         {text}");
+    }
     if let Some(text) = firmware(&status) {
         println!("         {text}");
     }
@@ -118,6 +129,7 @@ pub fn run(context: &Context, words: &[String]) -> Result<(), Failure> {
         println!("names    none: xenstore does not answer, domains go by id");
     }
     println!("{}", table(&domains));
+    share::print(&domains);
     Ok(())
 }
 
@@ -147,17 +159,16 @@ fn print_machine(status: &MachineStatus, interface: &str, transport: &str) {
 
 fn table(domains: &[Domain]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header([
-        "domain",
-        "name",
-        "role",
-        "MiB",
-        "protected",
-        "level",
-    ]);
+    // An older Xen knows no sharing, so nothing is said of it.
+    let sharing = domains.iter().any(|d| d.shared.is_some());
+    let mut header = vec!["domain", "name", "role", "MiB", "protected", "level"];
+    if sharing {
+        header.push("shared pages");
+    }
+    table.load_preset(presets::NOTHING).set_header(header);
     for domain in domains {
         let roles = domain.roles();
-        table.add_row([
+        let mut row = vec![
             domain.id().to_string(),
             domain.name.clone().unwrap_or_else(|| "-".into()),
             if roles.is_empty() {
@@ -168,9 +179,14 @@ fn table(domains: &[Domain]) -> Table {
             (domain.status.pages >> 8).to_string(),
             if domain.status.protected { "yes" } else { "no" }.into(),
             domain.status.state.level().unwrap_or("none").into(),
-        ]);
+        ];
+        if sharing {
+            let pages = domain.shared.iter().flatten().map(|range| range.pages);
+            row.push(pages.sum::<u64>().to_string());
+        }
+        table.add_row(row);
     }
-    for number in [0, 3] {
+    for number in [0, 3, 6] {
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(CellAlignment::Right);
         }

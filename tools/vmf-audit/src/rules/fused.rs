@@ -1,6 +1,7 @@
 //! What the fuse notes, against what the tables are: L11, L12.
 
-use crate::audit::{Audit, Stage2};
+use super::shared::{self, merged, of_leaves};
+use crate::audit::Audit;
 use crate::dump::FRAME_SIZE;
 use crate::fused::{Extent, Fused, NO_VTTBR};
 use crate::judge::Findings;
@@ -93,30 +94,6 @@ pub(super) fn frozen_page(audit: &Audit, found: &mut Findings) {
     }
 }
 
-/// A domain's leaves as extents: in order, merged where one goes on.
-fn extents(stage2: &Stage2) -> Vec<Extent> {
-    let mut extents: Vec<Extent> = Vec::new();
-    for leaf in &stage2.walk.leaves {
-        let next = Extent {
-            gfn: leaf.ipa >> 12,
-            mfn: leaf.pa >> 12,
-            pages: leaf.size() >> 12,
-            kind: leaf.type_number(),
-        };
-        match extents.last_mut() {
-            Some(last)
-                if last.kind == next.kind
-                    && last.gfn + last.pages == next.gfn
-                    && last.mfn + last.pages == next.mfn =>
-            {
-                last.pages += next.pages;
-            }
-            _ => extents.push(next),
-        }
-    }
-    extents
-}
-
 /// The snapshot: what Xen answers from instead of the tables.
 pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
     let Some((fused, domains)) = fused(audit, found) else {
@@ -153,9 +130,9 @@ pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
             continue;
         };
         let real = if note.protected {
-            Vec::new()
+            shared::extents(audit, stage2)
         } else {
-            extents(stage2)
+            merged(of_leaves(stage2))
         };
         if let Some(what) = difference(part, &real) {
             let what = format!("d{}: {what}", domain.id);
@@ -165,13 +142,7 @@ pub(super) fn snapshot(audit: &Audit, found: &mut Findings) {
 }
 
 fn difference(part: &[Extent], real: &[Extent]) -> Option<String> {
-    let words = |e: Option<&Extent>| match e {
-        Some(e) => format!(
-            "gfn {:#x}+{:#x} to mfn {:#x}, type {}",
-            e.gfn, e.pages, e.mfn, e.kind
-        ),
-        None => "nothing".to_owned(),
-    };
+    let words = |e: Option<&Extent>| e.map_or("nothing".to_owned(), ToString::to_string);
     let at = (0..part.len().max(real.len())).find(|&i| part.get(i) != real.get(i))?;
     Some(format!(
         "extent {at} of the snapshot is {}, stage 2 has {}",

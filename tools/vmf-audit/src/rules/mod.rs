@@ -10,6 +10,7 @@ mod fused;
 mod permissions;
 mod reach;
 mod seal;
+mod shared;
 mod space;
 mod tables;
 
@@ -81,7 +82,7 @@ pub const RULES: &[Rule] = &[
         id: "L3",
         level: Level::Lock,
         vectors: &["V23"],
-        demands: "no frame that can be executed from has a writable EL2 mapping, and each is in the dump",
+        demands: "no frame that can be executed from has a writable EL2 mapping or is shared, and each is in the dump",
         needs_xen: false,
         find: permissions::executable_with_writable_alias,
     },
@@ -153,7 +154,7 @@ pub const RULES: &[Rule] = &[
         id: "L12",
         level: Level::Lock,
         vectors: &["V05", "V22"],
-        demands: "the frozen snapshot agrees with the real stage 2 of each domain",
+        demands: "the frozen snapshot agrees with the real stage 2 of each domain, of protected ones what they share",
         needs_xen: true,
         find: fused::snapshot,
     },
@@ -185,7 +186,7 @@ pub const RULES: &[Rule] = &[
         id: "L16",
         level: Level::Lock,
         vectors: &["V01", "V03"],
-        demands: "no memory is mapped at EL2 but Xen's image, xenheap, frame table, and what unprotected domains reach",
+        demands: "no memory is mapped at EL2 but Xen's image, xenheap, frame table, what unprotected domains reach or others share",
         needs_xen: true,
         find: space::retained,
     },
@@ -196,6 +197,14 @@ pub const RULES: &[Rule] = &[
         demands: "no protected domain can execute from memory that Xen can write",
         needs_xen: true,
         find: tables::executable_for_guest,
+    },
+    Rule {
+        id: "L18",
+        level: Level::Lock,
+        vectors: &["V01", "V05"],
+        demands: "Xen takes each protected domain to share what it is claimed to share, and nothing else",
+        needs_xen: true,
+        find: shared::same_as_claimed,
     },
     Rule {
         id: "S1",

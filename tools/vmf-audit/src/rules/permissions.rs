@@ -3,6 +3,7 @@
 use super::reach::{each_mapped, translated_reach};
 use crate::audit::Audit;
 use crate::dump::FRAME_SIZE;
+use crate::frames::Owner;
 use crate::judge::Findings;
 
 pub(super) fn writable_and_executable(audit: &Audit, found: &mut Findings) {
@@ -31,6 +32,16 @@ pub(super) fn executable_with_writable_alias(audit: &Audit, found: &mut Findings
             if (inside as u64) * FRAME_SIZE != leaf.size() {
                 let what = "it can be executed from, but is not all in the dump";
                 found.leaf(audit, root, leaf, what.into());
+            }
+            // The guest writes it, whatever EL2's mappings allow.
+            for run in audit
+                .frames
+                .runs(&audit.dump, leaf.pa, leaf.size(), |f, i| {
+                    matches!(f.owner(i), Owner::Shared(_))
+                })
+            {
+                let what = "memory that a domain shares can be executed from";
+                found.el2(audit, root, leaf, &run, what.into());
             }
         }
         for leaf in root

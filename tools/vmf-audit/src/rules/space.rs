@@ -140,8 +140,8 @@ pub(super) fn retained(audit: &Audit, found: &mut Findings) {
     let forbidden = |f: &Frames, i: usize| {
         let retained = match f.owner(i) {
             Owner::Image(_) | Owner::SeenBy(_) | Owner::FrameTable | Owner::Xenheap => true,
-            // Of a protected domain these are the pages that it shares.
-            Owner::Guest(_) => true,
+            // Of a protected domain only what it shares.
+            Owner::Guest(_) | Owner::Shared(_) => true,
             owner => owner.is_table(),
         };
         !retained && f.protected(i).is_none()

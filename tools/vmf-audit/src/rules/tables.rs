@@ -4,7 +4,7 @@ use super::reach::{each_in_stage2, each_leaf_in_stage2, each_mapped, permissions
 use crate::audit::{Audit, name};
 use crate::frames::{Frames, Owner};
 use crate::judge::Findings;
-use crate::stage1;
+use crate::{stage1, stage2};
 
 pub(super) fn protected_mapped(audit: &Audit, found: &mut Findings) {
     each_mapped(
@@ -69,18 +69,16 @@ pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
     }
 }
 
-/// What is Xen's own, Xen may write, whether or not it is mapped at this moment.
+/// What is Xen's own or shared with it, Xen may write, whether or not it is mapped at this moment.
 pub(super) fn executable_for_guest(audit: &Audit, found: &mut Findings) {
     for stage2 in audit.stage2.iter().filter(|s| s.protected) {
         let private = |f: &Frames, i: usize| f.private(i);
-        each_leaf_in_stage2(
-            audit,
-            stage2,
-            |leaf| leaf.executable(),
-            private,
-            "memory of Xen's, executable",
-            found,
-        );
+        let shared = |f: &Frames, i: usize| matches!(f.owner(i), Owner::Shared(_));
+        let executable = |leaf: &stage2::Leaf| leaf.executable();
+        let what = "memory of Xen's, executable";
+        each_leaf_in_stage2(audit, stage2, executable, private, what, found);
+        let what = "memory that is shared on purpose, executable";
+        each_leaf_in_stage2(audit, stage2, executable, shared, what, found);
     }
 }
 

@@ -6,7 +6,7 @@ use vmf_audit::dump::Dump;
 use vmf_audit::frametable::Noted;
 use vmf_audit::fused::{DomainNote, Extent, Frozen, Fused, NO_VTTBR};
 use vmf_audit::hex::Hex;
-use vmf_audit::registers::{self, Cpu, Registers};
+use vmf_audit::registers::{self, Cpu, GuestRange, Registers};
 use vmf_audit::report::{Level, Report};
 use vmf_audit::symbols::Region;
 use vmf_audit::xen::{Domain, Found, Placed};
@@ -53,6 +53,7 @@ pub const FROZEN: u64 = RAM + 0x2000;
 pub const SPARE: u64 = RAM + (1 << 20);
 pub const XENHEAP: (u64, u64) = ((RAM + (1 << 20)) >> 12, (RAM + (3 << 20)) >> 12);
 pub const GUEST: u64 = RAM + (4 << 20);
+pub const GUEST_IPA: u64 = 0x4000_0000;
 pub const GUEST_FRAMES: u64 = 16;
 pub const DOM0: u64 = RAM + (8 << 20);
 pub const DIRECTMAP: u64 = 0x8000_0000_0000;
@@ -115,7 +116,7 @@ impl Machine {
         machine.s2(0, DOM0, DOM0, 2, S2_RAM);
         machine.domain(1, true);
         for i in 0..GUEST_FRAMES {
-            machine.s2(1, 0x4000_0000 + i * 4096, GUEST + i * 4096, 3, S2_RAM);
+            machine.s2(1, GUEST_IPA + i * 4096, GUEST + i * 4096, 3, S2_RAM);
         }
         machine.registers.cpus[0].vttbr = machine.registers.domains[0].vttbr;
         let section = |name: &str, va, pa, size| Placed {
@@ -206,9 +207,27 @@ impl Machine {
         else {
             return Some(found);
         };
-        let mut all = Vec::new();
+        let mut all: Vec<Extent> = Vec::new();
         for (i, domain) in self.registers.domains.iter().enumerate() {
             let first = all.len();
+            if domain.protected {
+                // As Xen does: what it takes the domain to share, sorted and merged.
+                let of_xen = found.domains.iter().find(|d| d.id == domain.id);
+                let shares = of_xen.and_then(|d| d.shares.as_ref()?.as_ref().ok());
+                let mut shares: Vec<Extent> = shares.into_iter().flatten().copied().collect();
+                shares.sort_by_key(|e| e.gfn);
+                for next in shares {
+                    match all[first..].last_mut() {
+                        Some(last)
+                            if (last.gfn + last.pages, last.mfn + last.pages)
+                                == (next.gfn, next.mfn) =>
+                        {
+                            last.pages += next.pages;
+                        }
+                        _ => all.push(next),
+                    }
+                }
+            }
             let mut of_domain: Vec<_> = self.guests.iter().filter(|g| g.0 == i).collect();
             of_domain.sort_by_key(|g| g.1);
             for &&(_, gfn, mfn, pages, kind) in &of_domain {
@@ -264,7 +283,41 @@ impl Machine {
             vttbr,
             protected,
             shared_pages: Vec::new(),
+            shared: Vec::new(),
         });
+    }
+
+    /// Has d1 share pages of its memory: claimed, mapped at EL2, not executable, in Xen's list and in the snapshot.
+    pub fn share(&mut self, first: u64, pages: u64) {
+        for i in first..first + pages {
+            let attributes = S2_RAM | 2 << 53;
+            self.s2(1, GUEST_IPA + i * 4096, GUEST + i * 4096, 3, attributes);
+            self.el2(
+                DIRECTMAP + (GUEST - RAM) + i * 4096,
+                GUEST + i * 4096,
+                3,
+                RW,
+            );
+        }
+        self.registers.domains[1].shared.push(GuestRange {
+            gfn: Hex((GUEST_IPA >> 12) + first),
+            pages,
+        });
+        self.shares().push(Extent {
+            gfn: (GUEST_IPA >> 12) + first,
+            mfn: (GUEST >> 12) + first,
+            pages,
+            kind: 1,
+        });
+    }
+
+    /// What Xen takes d1 to share.
+    pub fn shares(&mut self) -> &mut Vec<Extent> {
+        let shares = &mut self.xen().domains[1].shares;
+        shares
+            .get_or_insert_with(|| Ok(Vec::new()))
+            .as_mut()
+            .unwrap()
     }
 
     /// What Xen's data says.
@@ -299,6 +352,7 @@ impl Machine {
         let root = self.registers.domains[domain].vttbr.0 & 0xffff_ffff_f000;
         let pages = 1 << (9 * (3 - level));
         let kind = (attributes >> 55 & 15) as u8;
+        self.guests.retain(|g| (g.0, g.1) != (domain, ipa >> 12));
         self.guests.push((domain, ipa >> 12, pa >> 12, pages, kind));
         self.map(root + (ipa >> 39) * 4096, 1, ipa, pa, level, attributes)
     }
@@ -364,6 +418,7 @@ pub fn xen_domain(id: u16, vttbr: u64, protected: bool) -> Domain {
             protected,
             ..DomainNote::default()
         }),
+        shares: None,
     }
 }
 

@@ -89,6 +89,14 @@ pub const FREELIST: u64 = 40 + 64 + 8;
 pub const PROTECTED: u64 = 40 + 96;
 pub const SNAPSHOT_FIRST: u64 = 40 + 104;
 pub const SNAPSHOT_LEN: u64 = 40 + 112;
+pub const NR_SHARES: u64 = 40 + 120;
+pub const SHARES: u64 = 40 + 128;
+/// Bytes of an element of that list, and where its members lie.
+pub const SHARE: u64 = 40;
+pub const SHARE_GFN: u64 = 8;
+pub const SHARE_MFN: u64 = 0;
+pub const SHARE_PAGES: u64 = 16;
+pub const SHARE_TYPE: u64 = 24;
 pub const PAGE_INFO: u64 = 48;
 pub const OWNER: u64 = 32;
 pub const FROZEN_VTTBR: u64 = 24;
@@ -180,26 +188,41 @@ fn dwarf(tables: &[(&str, u64)]) -> Vec<(&'static str, Vec<u8>)> {
         &[("lock", 0, long), ("p2m_freelist", 8, list)],
     );
     let flag = t.add(DW_TAG_base_type, "bool", 1);
+    let share = t.layout(
+        DW_TAG_structure_type,
+        "vmf_guest_extent",
+        SHARE,
+        &[
+            ("gfn", SHARE_GFN, long),
+            ("mfn", SHARE_MFN, long),
+            ("pages", SHARE_PAGES, long),
+            ("type", SHARE_TYPE, flag),
+        ],
+    );
+    let shares = t.add(gimli::DW_TAG_array_type, "", 0);
+    t.of(shares, share);
     let note = t.layout(
         DW_TAG_structure_type,
         "",
-        24,
+        32 + 4 * SHARE,
         &[
             ("protected", 0, flag),
             ("snapshot_first", 8, long),
             ("snapshot_len", 16, long),
+            ("nr_shares", 24, word),
+            ("shares", 32, shares),
         ],
     );
     let arch = t.layout(
         DW_TAG_structure_type,
         "arch_domain",
-        120,
+        128 + 4 * SHARE,
         &[("p2m", 0, p2m), ("paging", 64, paging), ("vmf", 96, note)],
     );
     t.layout(
         DW_TAG_structure_type,
         "domain",
-        160,
+        168 + 4 * SHARE,
         &[
             ("domain_id", 0, vmid),
             ("next_in_list", NEXT, pointer),

@@ -8,14 +8,14 @@ use anyhow::{Context, Result, ensure};
 use vmf_audit::Audit;
 use vmf_audit::dump::Dump;
 use vmf_audit::picture::{self, Side};
-use vmf_audit::registers::{Domain, Registers};
+use vmf_audit::registers::{Domain, Registers, Share};
 use vmf_audit::report::{Level, Report, Summary, Verdict};
 use vmf_audit::xen;
 
 use super::session::Moment;
 
-/// Xen's domains as the dump has them; those in `protected` are claimed to be so.
-pub fn domains(moment: &Moment, protected: &[u16]) -> Result<Vec<Domain>> {
+/// Xen's domains as the dump has them; those in `protected` are claimed to be so, and to share what `shared` says.
+pub fn domains(moment: &Moment, protected: &[u16], shared: &[Share]) -> Result<Vec<Domain>> {
     let dump = Dump::open(&moment.memory)?;
     let registers = Registers::open(&moment.registers)?;
     let mut domains = xen::domains(&dump, &registers, &moment.syms)
@@ -26,8 +26,16 @@ pub fn domains(moment: &Moment, protected: &[u16]) -> Result<Vec<Domain>> {
             "domain {id} is to be protected, but Xen's list in the dump does not have it"
         );
     }
+    for Share { domain, .. } in shared {
+        ensure!(
+            domains.iter().any(|d| d.id == *domain),
+            "domain {domain} is to share pages, but Xen's list in the dump does not have it"
+        );
+    }
     for domain in &mut domains {
         domain.protected = protected.contains(&domain.id);
+        let of_domain = shared.iter().filter(|share| share.domain == domain.id);
+        domain.shared = of_domain.map(|share| share.range).collect();
     }
     Ok(domains)
 }

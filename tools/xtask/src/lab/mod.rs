@@ -41,6 +41,7 @@ mod touch;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use vmf_audit::registers::Share;
 
 pub use self::demo::demo;
 use self::images::Images;
@@ -70,6 +71,10 @@ pub struct RunOptions {
     /// Domains that moments claim to be protected
     #[arg(long, value_delimiter = ',', value_name = "IDS")]
     protected: Vec<u16>,
+    /// Guest frames that moments claim a protected domain shares on purpose;
+    /// may be given several times
+    #[arg(long, value_name = "DOM:GFN:PAGES")]
+    shared: Vec<Share>,
 }
 
 /// Options of `cargo xtask test` that concern the lab.
@@ -97,6 +102,7 @@ pub fn run(site: &Site, profile: &str, options: &RunOptions) -> Result<bool> {
     let lab = site.target().join("lab");
     let mut session = Session::boot(&images, &profile, &lab, true)?;
     println!("  in {}", session.folder().display());
+    session.shared.clone_from(&options.shared);
     session.wait_dom0()?;
     let mut good = true;
     for action in &options.actions {

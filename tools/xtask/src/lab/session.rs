@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::json;
+use vmf_audit::registers::Share;
 
 use super::console::{Seen, Step};
 use super::demux::Source;
@@ -63,6 +64,9 @@ pub struct Session {
     machine: Machine,
     /// What is recorded.
     pub report: Report,
+    /// What moments from now on claim to be shared on purpose by domains that
+    /// they claim to be protected.
+    pub shared: Vec<Share>,
     deadline: Instant,
     total: Duration,
     commands: u32,
@@ -86,6 +90,7 @@ impl Session {
         Ok(Self {
             machine,
             report,
+            shared: Vec::new(),
             deadline,
             total,
             commands: 0,
@@ -355,7 +360,8 @@ impl Session {
     }
 
     /// Records the machine as `memory-<name>.elf` and `registers-<name>.json`,
-    /// with the claim that the domains `protected` are.
+    /// with the claim that the domains `protected` are, and that
+    /// [`shared`](Self::shared) is shared.
     pub fn moment(&mut self, name: &str, protected: &[u16]) -> Result<Moment> {
         self.step(&format!("moment {name}"), |session| {
             let folder = session.folder().to_owned();
@@ -374,7 +380,7 @@ impl Session {
             };
             // Xen's list of domains is read out of the dump, which needs the registers.
             write(&json!([]))?;
-            let domains = super::audit::domains(&moment, protected)?;
+            let domains = super::audit::domains(&moment, protected, &session.shared)?;
             write(&json!(domains))?;
             Ok(moment)
         })
