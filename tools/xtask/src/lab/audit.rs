@@ -40,6 +40,18 @@ pub fn domains(moment: &Moment, protected: &[u16], shared: &[Share]) -> Result<V
     Ok(domains)
 }
 
+/// Claims for a moment that was recorded that these pages are shared, and no others.
+pub fn claim(moment: &Moment, shared: &[Share]) -> Result<()> {
+    let mut registers = Registers::open(&moment.registers)?;
+    for domain in &mut registers.domains {
+        let of_domain = shared.iter().filter(|share| share.domain == domain.id);
+        domain.shared = of_domain.map(|share| share.range).collect();
+    }
+    let text = serde_json::to_string_pretty(&registers).context("registers")?;
+    fs::write(&moment.registers, text)
+        .with_context(|| format!("{}: cannot write", moment.registers.display()))
+}
+
 /// Audits a moment at this level, and keeps the answer beside it.
 pub fn check(moment: &Moment, level: Level) -> Result<Report> {
     let audit = Audit::open(&moment.memory, &moment.registers, Some(&moment.syms))?;

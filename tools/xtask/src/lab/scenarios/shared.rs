@@ -3,8 +3,12 @@
 //! Each refusal is shown together with the same hypercall succeeding before.
 
 use anyhow::{Context, Result, ensure};
+use vmf_audit::hex::Hex;
+use vmf_audit::registers::{GuestRange, Share};
+use vmf_audit::report::{Level, Verdict};
 
 use super::{CANARY, Group, ends, guests_go_on, state_is, told};
+use crate::lab::audit;
 use crate::lab::profile::{Cpu, Guest, Profile};
 use crate::lab::session::Session;
 
@@ -34,6 +38,7 @@ const TESTS: &[(&str, super::Test)] = &[
     ("protect-leaves-what-is-shared", protect),
     ("lock-leaves-what-is-shared", lock),
     ("no-page-is-shared-after-the-lock", late),
+    ("the-verifier-finds-what-was-meant-and-no-more", audited),
     ("guests-go-on", guests_go_on),
 ];
 
@@ -199,20 +204,21 @@ fn refused(session: &mut Session) -> Result<()> {
     state_is(session, "open")
 }
 
-/// The first of the pages that a canary shares.
-fn gfn(session: &mut Session, domain: u16) -> Result<String> {
-    let lines = session.domain_lines(domain)?;
-    let line = lines.iter().rev().find(|line| line.contains(": share: "));
-    line.and_then(|line| line.split_once(" gfn ")?.1.split(' ').next())
-        .map(str::to_owned)
-        .with_context(|| format!("d{domain} has not said what it shares"))
-}
+/// First of the pages that a canary shares.
+const FIRST: u64 = CANARY_PAGES[0] >> 12;
+/// Of two more that it shares when it is protected already.
+const MORE: u64 = FIRST + 0x100;
 
 fn share(session: &mut Session) -> Result<()> {
     let line = told(session, CANARY, "share", 1)?.remove(0);
-    ensure!(line.starts_with("0 gfn "), "share: {line}");
-    let gfn = gfn(session, CANARY)?;
-    shares(session, CANARY, &format!("0x7ff0:{gfn}:1"), "-17 EEXIST")?;
+    let wanted = format!("0 gfn {FIRST:#x} pages 4");
+    ensure!(line.trim() == wanted, "share: {line}, not {wanted}");
+    shares(
+        session,
+        CANARY,
+        &format!("0x7ff0:{FIRST:#x}:1"),
+        "-17 EEXIST",
+    )?;
     let areas = told(session, CANARY, "areas", 1)?.remove(0);
     ensure!(
         areas.trim() == "vcpu_info 0 control 0 array 0",
@@ -264,17 +270,15 @@ fn protected(session: &mut Session) -> Result<()> {
 }
 
 fn protect(session: &mut Session) -> Result<()> {
-    let first = gfn(session, CANARY)?;
-    let first = u64::from_str_radix(first.trim_start_matches("0x"), 16).context(first)?;
-    for page in [first, first + 3, first + 4] {
+    for page in [FIRST, FIRST + 3, FIRST + 4] {
         foreign(session, CANARY, page, 0)?;
     }
     session.must(&format!("vmfctl protect --yes {CANARY} {OTHER}"))?;
     state_is(session, "unmapped")?;
-    for page in [first, first + 3] {
+    for page in [FIRST, FIRST + 3] {
         foreign(session, CANARY, page, 0)?;
     }
-    for page in [first - 1, first + 4] {
+    for page in [FIRST - 1, FIRST + 4] {
         foreign(session, CANARY, page, 1)?;
     }
     protected(session)
@@ -282,9 +286,7 @@ fn protect(session: &mut Session) -> Result<()> {
 
 fn lock(session: &mut Session) -> Result<()> {
     // Protected, and not locked: the domain itself can share more.
-    let gfn = gfn(session, CANARY)?;
-    let after = u64::from_str_radix(gfn.trim_start_matches("0x"), 16).context(gfn)? + 0x100;
-    shares(session, CANARY, &format!("0x7ff0:{after:#x}:2"), "0")?;
+    shares(session, CANARY, &format!("0x7ff0:{MORE:#x}:2"), "0")?;
     session.must("vmfctl lock --yes")?;
     state_is(session, "locked")?;
     protected(session)
@@ -295,4 +297,35 @@ fn late(session: &mut Session) -> Result<()> {
         shares(session, domain, "0x7ff0:0x40200:1", "-30 EROFS")?;
     }
     Ok(())
+}
+
+/// The level holds if exactly the pages are claimed to be shared that were
+/// meant to be, and not with one fewer or more.
+fn audited(session: &mut Session) -> Result<()> {
+    let share = |gfn, pages| Share {
+        domain: CANARY,
+        range: GuestRange {
+            gfn: Hex(gfn),
+            pages,
+        },
+    };
+    let exact = [share(FIRST, 4), share(MORE, 2)];
+    session.shared = exact.to_vec();
+    let moment = session.moment("locked", &[CANARY, OTHER])?;
+    audit::must_hold(&audit::check(&moment, Level::Lock)?)?;
+    for wrong in [
+        vec![],
+        vec![exact[0]],
+        vec![share(FIRST, 3), exact[1]],
+        vec![exact[0], share(MORE, 3)],
+    ] {
+        audit::claim(&moment, &wrong)?;
+        let report = audit::check(&moment, Level::Lock)?;
+        ensure!(
+            report.verdict != Verdict::Holds,
+            "with {wrong:?} claimed: {}",
+            audit::sentence(&report)
+        );
+    }
+    audit::claim(&moment, &exact)
 }
