@@ -53,7 +53,8 @@
 //! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
 //! | `steal:DOM:GFN` | asks Xen for that page of DOM in all ways that a domain has (0x7ff0 is itself: then GFN 0 is the page that can be granted, and comes back) | `foreign R, exchange R, …` |
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
-//! | `yield` | yields the CPU for a second (SCHEDOP_yield) | `N batches of 64, T ns each` |
+//! | `yield[:MS]` | yields the CPU for so many milliseconds, 1000 unless told (SCHEDOP_yield) | `N batches of 64, T ns each` |
+//! | `cost` | times hypercalls, emulated registers and interrupts | `WHAT T.TT ns`, `WHAT R` if refused, `WHAT none` |
 #![no_std]
 #![no_main]
 #![allow(
@@ -65,6 +66,7 @@ mod actions;
 mod boot;
 mod clock;
 mod console;
+mod cost;
 mod hostile;
 mod hypercall;
 mod machine;
