@@ -2,9 +2,10 @@
 //! number of CPUs, by the fuse's own counters.
 //!
 //! There is no dom0 to ask for them, so they are read from the machine's
-//! memory. Under `-icount` QEMU runs one CPU at a time and its clock counts the
-//! instructions of all of them: with n CPUs that wait for each other, about n
-//! times those of one.
+//! memory. With one CPU they are instructions. With several, QEMU's `-icount`
+//! does not get CPUs that wait for each other to take turns, so there they are
+//! time in the emulator, which no two runs agree on; one CPU is timed like
+//! that as well, to compare with.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::lab::session::Session;
 
 /// Sizes of the protected guest, in MiB.
 pub const SIZES: [u64; 3] = [192, 1024, 8192];
-/// Numbers of CPUs.
+/// Numbers of CPUs, where time is taken.
 pub const CPUS: [u32; 3] = [1, 2, 4];
 /// What protect and lock of 1 GiB are to take at most, in instructions.
 pub const TARGET: u64 = 2_000_000;
@@ -38,20 +39,57 @@ const COUNTERS: &str = "5state8COUNTERS";
 /// A blow of 8 GiB on four CPUs takes minutes of a busy host.
 const SLOW: Duration = Duration::from_secs(570);
 
-/// What one blow took.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub struct Blow {
+/// A system whose fuse is blown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+pub struct System {
+    /// In instructions (`-icount`); otherwise in nanoseconds of the emulator.
+    pub counted: bool,
+    /// `directmap=yes`.
+    pub directmap: bool,
     /// Size of the protected guest, in MiB.
     pub mib: u64,
     /// Number of CPUs.
     pub cpus: u32,
-    /// `directmap=yes`.
-    pub directmap: bool,
-    /// Instructions of `protect`, on all CPUs together.
+}
+
+impl System {
+    /// All that are measured.
+    pub fn all() -> Vec<Self> {
+        let mut systems = Vec::new();
+        for mib in SIZES {
+            for directmap in [false, true] {
+                systems.push(Self {
+                    counted: true,
+                    directmap,
+                    mib,
+                    cpus: 1,
+                });
+            }
+        }
+        for mib in SIZES {
+            for cpus in CPUS {
+                systems.push(Self {
+                    counted: false,
+                    directmap: false,
+                    mib,
+                    cpus,
+                });
+            }
+        }
+        systems
+    }
+}
+
+/// What one blow took.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Blow {
+    /// Of what.
+    pub system: System,
+    /// `protect`, in instructions or nanoseconds.
     pub protect: u64,
-    /// Instructions of `lock`.
+    /// `lock`.
     pub lock: u64,
-    /// Of these, with all CPUs stopped.
+    /// Of it, with all CPUs stopped.
     pub stopped: u64,
     /// Leaves removed.
     pub leaves: u64,
@@ -65,13 +103,21 @@ pub struct Blow {
     pub snapshot: u64,
 }
 
+impl Blow {
+    /// Protect and lock together.
+    pub fn total(&self) -> u64 {
+        self.protect + self.lock
+    }
+}
+
 /// Boots, has Xen blow the fuse, and reads the counters.
-pub fn measure(
-    images: &Images,
-    base: &Profile,
-    lab: &Path,
-    (mib, cpus, directmap): (u64, u32, bool),
-) -> Result<Blow> {
+pub fn measure(images: &Images, base: &Profile, lab: &Path, system: System) -> Result<Blow> {
+    let System {
+        counted,
+        directmap,
+        mib,
+        cpus,
+    } = system;
     let mut profile = base.clone();
     profile.name = format!(
         "blow-{mib}-{cpus}cpu-directmap-{}",
@@ -88,6 +134,9 @@ pub fn measure(
     profile.xen_arguments = "conswitch=ax bootscrub=off".to_owned();
     Point::Locked.apply(&mut profile);
     profile.directmap = directmap;
+    if !counted {
+        profile.icount = None;
+    }
     profile
         .domains
         .retain(|domain| domain.guest == Guest::Canary);
@@ -102,9 +151,7 @@ pub fn measure(
     use xen_vmf_abi as abi;
     let mut read = |counter| counters.read(&mut session, counter);
     let blow = Blow {
-        mib,
-        cpus,
-        directmap,
+        system,
         protect: read(abi::XENVMF_counter_protect_ns)?,
         lock: read(abi::XENVMF_counter_lock_ns)?,
         stopped: read(abi::XENVMF_counter_lock_stopped_ns)?,

@@ -12,17 +12,16 @@ use crate::site::Site;
 
 /// The page, below the repository.
 const PAGE: &str = "docs/performance.md";
-/// Plots, and which `directmap=` they are of.
-const PLOTS: [(&str, bool); 2] = [
-    ("docs/performance-blow-directmap-no.svg", false),
-    ("docs/performance-blow-directmap-yes.svg", true),
-];
+/// Plots, below the repository.
+const COUNTED: &str = "docs/performance-blow.svg";
+const TIMED: &str = "docs/performance-blow-cpus.svg";
 
 /// Writes tables and plots from a complete report.
 pub fn write(site: &Site, report: &Report) -> Result<()> {
     let parts = [
         ("figures", table::figures(report)),
         ("blow", table::blows(report)),
+        ("time", table::times(report)),
         ("size", table::sizes(report)),
         ("verifier", table::verifier(report)),
     ];
@@ -38,9 +37,12 @@ pub fn write(site: &Site, report: &Report) -> Result<()> {
     }
     fs::write(&path, page).with_context(|| format!("{}: cannot write", path.display()))?;
     println!("written: {PAGE}");
-    for (name, directmap) in PLOTS {
-        let picture = plot::blows(&report.blows, directmap)
-            .with_context(|| format!("{name}: too few blows were measured"))?;
+    let pictures = [
+        (COUNTED, plot::counted(&report.blows)),
+        (TIMED, plot::timed(&report.blows)),
+    ];
+    for (name, picture) in pictures {
+        let picture = picture.with_context(|| format!("{name}: too few blows were measured"))?;
         let path = site.root().join(name);
         fs::write(&path, picture).with_context(|| format!("{}: cannot write", path.display()))?;
         println!("written: {name}");

@@ -53,7 +53,7 @@ pub enum Part {
     Guest,
     /// From reset to dom0: six boots
     Boot,
-    /// The blow, over sizes and CPUs: eighteen boots
+    /// The blow, over sizes and CPUs: fifteen boots
     Blow,
     /// Size of Xen
     Image,
@@ -111,15 +111,10 @@ fn measure(site: &Site, options: &Options, report: &mut Report) -> Result<()> {
         }
     }
     if wants(Part::Blow) {
-        for mib in blow::SIZES {
-            for cpus in blow::CPUS {
-                for directmap in [false, true] {
-                    println!("bench: blow: {mib} MiB, {cpus} CPUs, directmap {directmap}");
-                    let blow = blow::measure(&images, &base, &lab, (mib, cpus, directmap))?;
-                    report.put_blow(blow);
-                    report.write(site)?;
-                }
-            }
+        for system in blow::System::all() {
+            println!("bench: blow: {system:?}");
+            report.put_blow(blow::measure(&images, &base, &lab, system)?);
+            report.write(site)?;
         }
     }
     if wants(Part::Audit) {

@@ -1,5 +1,5 @@
-//! A plot of the blow as SVG: instructions over the size of the guest, a line
-//! for each number of CPUs. Both axes are logarithmic.
+//! Plots of the blow as SVG, over the size of the guest. Both axes are
+//! logarithmic.
 
 use std::fmt::Write as _;
 
@@ -8,12 +8,15 @@ use super::blow::{Blow, CPUS, TARGET};
 /// Size of the picture and its margins.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;
-const LEFT: f64 = 80.0;
-const RIGHT: f64 = 130.0;
+const LEFT: f64 = 90.0;
+const RIGHT: f64 = 140.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
-/// A colour for each number of CPUs.
+/// Colours of the lines.
 const COLOURS: [&str; 3] = ["#1b6ca8", "#d1721b", "#3f8f4f"];
+
+/// A line: its name, and points of size in MiB and value.
+type Line = (String, Vec<(f64, f64)>);
 
 /// A logarithmic axis from `low` to `high`, on the picture from `start` to
 /// `end`.
@@ -31,111 +34,141 @@ impl Axis {
     }
 }
 
-/// Draws the blows of one `directmap=`; none if there are fewer than two.
-pub fn blows(blows: &[Blow], directmap: bool) -> Option<String> {
-    let chosen: Vec<&Blow> = blows.iter().filter(|b| b.directmap == directmap).collect();
-    let sum = |b: &Blow| (b.protect + b.lock) as f64;
-    let sizes = chosen.iter().map(|b| b.mib as f64);
-    let (least, most) = (
-        sizes.clone().fold(f64::MAX, f64::min),
-        sizes.fold(0.0, f64::max),
-    );
-    if least >= most {
+/// Instructions on one CPU, in millions: a line for each `directmap=`. None
+/// where there is nothing to draw a line between.
+pub fn counted(blows: &[Blow]) -> Option<String> {
+    let lines = [false, true].map(|directmap| {
+        let chosen = blows
+            .iter()
+            .filter(|b| b.system.counted && b.system.directmap == directmap);
+        let name = format!("directmap={}", if directmap { "yes" } else { "no" });
+        (name, points(chosen))
+    });
+    let title = "protect and lock on one CPU, millions of instructions";
+    draw(title, &lines, Some((TARGET as f64 / 1e6, "target, 1 GiB")))
+}
+
+/// Time in the emulator, in milliseconds: a line for each number of CPUs.
+pub fn timed(blows: &[Blow]) -> Option<String> {
+    let lines = CPUS.map(|cpus| {
+        let chosen = blows
+            .iter()
+            .filter(|b| !b.system.counted && b.system.cpus == cpus);
+        let name = format!("{cpus} CPU{}", if cpus == 1 { "" } else { "s" });
+        (name, points(chosen))
+    });
+    let title = "protect and lock, milliseconds in the emulator (not repeatable)";
+    draw(title, &lines, None)
+}
+
+fn points<'a>(blows: impl Iterator<Item = &'a Blow>) -> Vec<(f64, f64)> {
+    blows
+        .map(|b| (b.system.mib as f64, b.total() as f64 / 1e6))
+        .collect()
+}
+
+fn draw(title: &str, lines: &[Line], mark: Option<(f64, &str)>) -> Option<String> {
+    let all = || lines.iter().flat_map(|(_, points)| points.iter().copied());
+    let values = || all().map(|(_, value)| value).chain(mark.map(|(at, _)| at));
+    let mut sizes: Vec<f64> = all().map(|(size, _)| size).collect();
+    sizes.sort_by(f64::total_cmp);
+    sizes.dedup();
+    let [first, .., last] = sizes[..] else {
         return None;
-    }
-    let lowest = chosen.iter().map(|b| sum(b)).fold(TARGET as f64, f64::min);
-    let highest = chosen.iter().map(|b| sum(b)).fold(TARGET as f64, f64::max);
+    };
     let x = Axis {
-        low: least,
-        high: most,
+        low: first,
+        high: last,
         start: LEFT,
         end: WIDTH - RIGHT,
     };
     let y = Axis {
-        low: 10f64.powf(lowest.log10().floor()),
-        high: 10f64.powf(highest.log10().ceil()),
+        low: 10f64.powf(values().fold(f64::MAX, f64::min).log10().floor()),
+        high: 10f64.powf(values().fold(0.0, f64::max).log10().ceil()),
         start: HEIGHT - BOTTOM,
         end: TOP,
     };
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"24\" font-size=\"15\">protect and lock, directmap={}: instructions on all CPUs together</text>\n",
-        if directmap { "yes" } else { "no" }
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
     );
+    text(&mut out, (LEFT, 24.0), "start", "#000", title);
     let mut decade = y.low;
     while decade <= y.high * 1.001 {
         let at = y.at(decade);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#ddd\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{} M</text>",
-            x.end,
-            LEFT - 8.0,
-            at + 4.0,
-            decade / 1e6
-        );
+        stroke(&mut out, (x.start, at), (x.end, at), "#ddd", "");
+        let label = decade.to_string();
+        text(&mut out, (LEFT - 8.0, at + 4.0), "end", "#000", &label);
         decade *= 10.0;
     }
-    let mut sizes: Vec<u64> = chosen.iter().map(|b| b.mib).collect();
-    sizes.dedup();
-    for mib in sizes {
-        let at = x.at(mib as f64);
-        let _ = writeln!(
-            out,
-            "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke=\"#eee\"/>\n<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{mib} MiB</text>",
-            y.start,
-            y.start + 22.0
-        );
+    for size in sizes {
+        let at = x.at(size);
+        stroke(&mut out, (at, y.start), (at, y.end), "#eee", "");
+        let label = format!("{size} MiB");
+        text(&mut out, (at, y.start + 22.0), "middle", "#000", &label);
     }
-    let at = y.at(TARGET as f64);
-    let _ = writeln!(
-        out,
-        "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#b00\" stroke-dasharray=\"6 4\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#b00\">target, 1 GiB</text>",
-        x.end,
-        x.end + 8.0,
-        at + 4.0
-    );
-    for (cpus, colour) in CPUS.into_iter().zip(COLOURS) {
-        let line: Vec<&&Blow> = chosen.iter().filter(|b| b.cpus == cpus).collect();
-        let points: Vec<String> = line
-            .iter()
-            .map(|b| format!("{:.1},{:.1}", x.at(b.mib as f64), y.at(sum(b))))
-            .collect();
-        let Some(last) = line.last() else { continue };
-        let _ = writeln!(
-            out,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
-            points.join(" ")
-        );
-        for point in &points {
-            if let Some((cx, cy)) = point.split_once(',') {
-                let _ = writeln!(
-                    out,
-                    "<circle cx=\"{cx}\" cy=\"{cy}\" r=\"3.5\" fill=\"{colour}\"/>"
-                );
-            }
+    if let Some((value, label)) = mark {
+        let at = y.at(value);
+        stroke(&mut out, (x.start, at), (x.end, at), "#b00", "6 4");
+        text(&mut out, (x.end + 8.0, at + 4.0), "start", "#b00", label);
+    }
+    for ((_, points), colour) in lines.iter().zip(COLOURS) {
+        let places: Vec<(f64, f64)> = points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
+        for pair in places.windows(2) {
+            stroke(&mut out, pair[0], pair[1], colour, "");
         }
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{cpus} CPU{}</text>",
-            x.at(last.mib as f64) + 8.0,
-            y.at(sum(last)) + 4.0,
-            if cpus == 1 { "" } else { "s" }
-        );
+        for (cx, cy) in &places {
+            let _ = writeln!(
+                out,
+                "<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3.5\" fill=\"{colour}\"/>"
+            );
+        }
+    }
+    // Names beside the lines' ends, apart from each other.
+    let mut ends: Vec<(f64, &str, &str)> = lines
+        .iter()
+        .zip(COLOURS)
+        .filter_map(|((name, points), colour)| Some((y.at(points.last()?.1), &**name, colour)))
+        .collect();
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut free = f64::MIN;
+    for (at, name, colour) in ends {
+        let at = at.max(free);
+        text(&mut out, (x.end + 8.0, at + 4.0), "start", colour, name);
+        free = at + 16.0;
     }
     out += "</svg>\n";
     Some(out)
 }
 
+fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, colour: &str, words: &str) {
+    let _ = writeln!(
+        out,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{words}</text>"
+    );
+}
+
+fn stroke(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, dashes: &str) {
+    let _ = writeln!(
+        out,
+        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"{dashes}\"/>",
+        from.0, from.1, to.0, to.1
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::blow::System;
 
-    fn blow(mib: u64, cpus: u32, lock: u64) -> Blow {
+    fn blow(counted: bool, mib: u64, cpus: u32, lock: u64) -> Blow {
         Blow {
-            mib,
-            cpus,
-            directmap: false,
+            system: System {
+                counted,
+                directmap: false,
+                mib,
+                cpus,
+            },
             protect: 1_000_000,
             lock,
             stopped: 1,
@@ -161,15 +194,17 @@ mod tests {
     #[test]
     fn a_line_for_each_number_of_cpus() {
         let seen = [
-            blow(192, 1, 9_000_000),
-            blow(192, 2, 20_000_000),
-            blow(1024, 1, 60_000_000),
-            blow(1024, 2, 120_000_000),
+            blow(false, 192, 1, 9_000_000),
+            blow(false, 192, 2, 20_000_000),
+            blow(false, 1024, 1, 60_000_000),
+            blow(false, 1024, 2, 120_000_000),
+            blow(true, 192, 1, 1),
         ];
-        let picture = blows(&seen, false).unwrap();
-        assert_eq!(picture.matches("<polyline").count(), 2);
+        let picture = timed(&seen).unwrap();
         assert_eq!(picture.matches("<circle").count(), 4);
-        assert!(picture.contains("1024 MiB") && picture.ends_with("</svg>\n"));
-        assert!(blows(&seen, true).is_none());
+        assert!(picture.contains(">1024 MiB<") && picture.contains(">2 CPUs<"));
+        assert!(picture.ends_with("</svg>\n"));
+        // One size is no line.
+        assert!(counted(&seen).is_none());
     }
 }

@@ -91,10 +91,9 @@ impl Report {
 
     /// Keeps one blow, in place of the last one of the same system.
     pub fn put_blow(&mut self, blow: Blow) {
-        let system = |b: &Blow| (b.mib, b.cpus, b.directmap);
-        self.blows.retain(|other| system(other) != system(&blow));
+        self.blows.retain(|other| other.system != blow.system);
         self.blows.push(blow);
-        self.blows.sort_by_key(system);
+        self.blows.sort_by_key(|blow| blow.system);
     }
 
     /// Ratios, targets and verdicts, for who reads the file.

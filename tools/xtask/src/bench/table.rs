@@ -68,7 +68,12 @@ pub fn rows(report: &Report) -> Vec<Row<'_>> {
 /// Everything, for a terminal and for the document.
 pub fn text(report: &Report) -> String {
     let mut out = figures(report);
-    for part in [blows(report), sizes(report), verifier(report)] {
+    for part in [
+        blows(report),
+        times(report),
+        sizes(report),
+        verifier(report),
+    ] {
         if !part.is_empty() {
             out.push('\n');
             out += &part;
@@ -118,23 +123,23 @@ fn limits(target: &Ratios) -> String {
     }
 }
 
-/// The blow, a line for each system.
+/// The blow in instructions, a line for each system.
 pub fn blows(report: &Report) -> String {
-    if report.blows.is_empty() {
+    let counted: Vec<&Blow> = report.blows.iter().filter(|b| b.system.counted).collect();
+    if counted.is_empty() {
         return String::new();
     }
-    let mut out = "| guest | CPUs | directmap | protect | lock | of it stopped | together | leaves removed | blocks split | tables | addresses tried |\n|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n".to_owned();
-    for blow in &report.blows {
+    let mut out = "| guest | directmap | protect | lock | of it stopped | together | leaves removed | blocks split | tables | addresses tried |\n|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n".to_owned();
+    for blow in counted {
         let _ = writeln!(
             out,
-            "| {} MiB | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-            blow.mib,
-            blow.cpus,
-            if blow.directmap { "yes" } else { "no" },
+            "| {} MiB | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            blow.system.mib,
+            yes(blow.system.directmap),
             millions(blow.protect),
             millions(blow.lock),
             millions(blow.stopped),
-            millions(blow.protect + blow.lock),
+            millions(blow.total()),
             blow.leaves,
             blow.splits,
             blow.tables,
@@ -145,28 +150,53 @@ pub fn blows(report: &Report) -> String {
     for directmap in [false, true] {
         let find = |mib| {
             let mut blows = report.blows.iter();
-            blows.find(|b| b.mib == mib && b.cpus == 1 && b.directmap == directmap)
+            blows.find(|Blow { system, .. }| {
+                system.counted && system.mib == mib && system.directmap == directmap
+            })
         };
         let (Some(small), Some(large)) = (find(1024), find(8192)) else {
             continue;
         };
         let _ = writeln!(
             out,
-            "directmap={}, one CPU: 1 GiB takes {} instructions (target: {}), {} new tables (target: {}); 8 GiB takes {:.2} times that (target: {}).",
-            if directmap { "yes" } else { "no" },
-            millions(total(small)),
+            "- directmap={}: 1 GiB takes {} instructions (target: {}) and {} new tables (target: {}); 8 GiB takes {:.2} times as many instructions (target: {}).",
+            yes(directmap),
+            millions(small.total()),
             millions(blow::TARGET),
             small.tables,
             blow::TARGET_TABLES,
-            total(large) as f64 / total(small) as f64,
+            large.total() as f64 / small.total() as f64,
             blow::TARGET_GROWTH
         );
     }
     out
 }
 
-fn total(blow: &Blow) -> u64 {
-    blow.protect + blow.lock
+/// The blow in time of the emulator, with several CPUs.
+pub fn times(report: &Report) -> String {
+    let timed: Vec<&Blow> = report.blows.iter().filter(|b| !b.system.counted).collect();
+    if timed.is_empty() {
+        return String::new();
+    }
+    let mut out = "| guest | CPUs | protect | lock | of it stopped | together | addresses tried |\n|---:|---:|---:|---:|---:|---:|---:|\n".to_owned();
+    for blow in timed {
+        let _ = writeln!(
+            out,
+            "| {} MiB | {} | {} | {} | {} | {} | {} |",
+            blow.system.mib,
+            blow.system.cpus,
+            milliseconds(blow.protect),
+            milliseconds(blow.lock),
+            milliseconds(blow.stopped),
+            milliseconds(blow.total()),
+            blow.tried,
+        );
+    }
+    out
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
 }
 
 /// Size of Xen.
@@ -220,6 +250,10 @@ fn number(value: f64) -> String {
     } else {
         format!("{value:.1}")
     }
+}
+
+fn milliseconds(ns: u64) -> String {
+    format!("{:.0} ms", ns as f64 / 1e6)
 }
 
 fn millions(value: u64) -> String {
