@@ -149,9 +149,13 @@ fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, colour: &str, words:
 }
 
 fn stroke(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, dashes: &str) {
+    let dashes = match dashes {
+        "" => String::new(),
+        lengths => format!(" stroke-dasharray=\"{lengths}\""),
+    };
     let _ = writeln!(
         out,
-        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"{dashes}\"/>",
+        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"1.5\"{dashes}/>",
         from.0, from.1, to.0, to.1
     );
 }
