@@ -114,7 +114,8 @@ const ARGUMENTS: &str = "lab/cost/arguments-of-hypercalls";
 pub const CASES: [&str; 4] = [TRAPS, INTERRUPTS, SWITCHES, ARGUMENTS];
 
 /// What a guest sees. Where the target is missed, the gate is what was measured
-/// and a hundredth: it does not get worse unnoticed.
+/// and a hundredth: it does not get worse unnoticed. That of a switch is nearer
+/// to what was measured than the target is.
 pub const GUEST: [Figure; 12] = [
     Figure {
         id: "version",
@@ -161,7 +162,7 @@ pub const GUEST: [Figure; 12] = [
         title: "there and back between two vCPUs on one CPU (`SCHEDOP_yield`)",
         case: SWITCHES,
         target: SWITCH,
-        gate: near(SWITCH),
+        gate: [1.01, 1.01, 1.02, 1.02],
         pointers: false,
     },
     Figure {
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(names.len(), GUEST.len());
         for figure in &GUEST {
             assert!(CASES.contains(&figure.case));
-            assert!(figure.gate.iter().zip(figure.target).all(|(g, t)| *g > t));
+            assert!(figure.gate.iter().all(|gate| (1.0..1.5).contains(gate)));
         }
         for case in CASES {
             assert!(GUEST.iter().any(|figure| figure.case == case), "{case}");

@@ -155,12 +155,12 @@ mod tests {
         };
         assert!(failed(&values).is_empty());
         let sealed = values.get_mut("yield").unwrap();
-        sealed.insert(Point::Sealed, 1035.0);
+        sealed.insert(Point::Sealed, 1020.0);
         assert!(failed(&values).is_empty());
         values
             .get_mut("yield")
             .unwrap()
-            .insert(Point::Sealed, 1036.0);
+            .insert(Point::Sealed, 1021.0);
         assert_eq!(failed(&values), ["lab/cost/a-switch-between-vcpus"]);
     }
 
