@@ -6,11 +6,12 @@
 //! domains ([`guests`]) with the compilers that [`toolchain`] finds. `run`
 //! boots one profile under QEMU, `demo` blows the fuse and shows what changed
 //! (both [`lab`]), `test` judges all of it ([`suite`]), `mutants` judges the
-//! tests ([`mutants`]). [`doctor`] says what
+//! tests ([`mutants`]), `bench` measures ([`bench`]). [`doctor`] says what
 //! this machine lacks. [`patch`] puts the series into a Xen tree of one's own,
 //! [`headers`] keeps the C headers in step with Rust.
 
 mod apt;
+mod bench;
 mod cases;
 mod doctor;
 mod fetch;
@@ -90,6 +91,13 @@ enum Command {
         source: Source,
         #[command(flatten)]
         options: mutants::Options,
+    },
+    /// Measure what the fuse costs against stock Xen, in instructions
+    Bench {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        options: bench::Options,
     },
     /// Write the statuses in docs/threat-model.md from the last attacks (`test --filter lab/attack`)
     Statuses,
@@ -180,6 +188,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Mutants { source, options } => {
             let (site, _lock) = source.site()?;
             mutants::run(&site, &options)
+        }
+        Command::Bench { source, options } => {
+            let (site, _lock) = source.site()?;
+            bench::run(&site, &options).map(|()| true)
         }
         Command::Statuses => {
             let (site, _lock) = Source { xen: None }.site()?;

@@ -12,6 +12,7 @@ use canary_core::script::Action;
 use xen_vmf_abi::{XENVMF_lock, XENVMF_protect, XENVMF_status, XENVMF_status_domain_protected};
 
 use crate::clock::Clock;
+use crate::cost;
 use crate::hostile;
 use crate::hypercall::{self, DOMID_INVALID, DOMID_SELF};
 use crate::machine::Machine;
@@ -103,7 +104,8 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
         Action::Share => around.shared.share(name),
         Action::Bounce => around.shared.use_all(name, around.spare_page),
         Action::Areas => around.shared.areas(name),
-        Action::Yield => yield_cpu(name, around.clock),
+        Action::Yield(millis) => yield_cpu(name, around.clock, millis),
+        Action::Cost => cost::run(name, around),
     }
 }
 
@@ -287,14 +289,14 @@ fn spam(name: &str, clock: &Clock) {
     say!("{name}: {traps} hypercalls in 1 s");
 }
 
-/// Yields the CPU for a second, and says how long it is away for each time:
+/// Yields the CPU for that long, and says how long it is away for each time:
 /// the upper quartile over batches, so that neither batches without somebody
 /// to yield to count, if they are few, nor single long ones.
-fn yield_cpu(name: &str, clock: &Clock) {
+fn yield_cpu(name: &str, clock: &Clock, millis: u64) {
     const BATCH: u64 = 64;
     let mut ticks = [0u32; 1024];
     let mut batches = 0;
-    let end = clock.now() + clock.frequency();
+    let end = clock.now() + clock.frequency() * millis / 1000;
     while batches < ticks.len() {
         let start = clock.now();
         if start >= end {

@@ -29,6 +29,8 @@ enum Interface {
 
 /// Interrupt ids from here on are special: nothing is pending.
 const SPECIAL: u32 = 1020;
+/// The interrupt that a vCPU sends itself (an SGI).
+const SENT: u32 = 1;
 /// GICR_WAKER.
 const WAKER: u64 = 0x14;
 
@@ -61,6 +63,7 @@ impl Clock {
                 let private = redistributor.at(0x1_0000);
                 private.store(0x80, u32::MAX);
                 enable_private(private, interrupt);
+                enable_private(private, SENT);
                 // SAFETY: enables the CPU interface; interrupts are masked.
                 unsafe {
                     asm!(
@@ -96,19 +99,46 @@ impl Clock {
     pub fn sleep_until(&self, deadline: u64) {
         while self.now() < deadline {
             if self.interface.is_some() {
-                CNTV_CVAL_EL0.set(deadline);
-                // Xen masks the timer when it fires: unmask it each time.
-                CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET + CNTV_CTL_EL0::IMASK::CLEAR);
-                aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+                self.arm(deadline);
                 wfi();
-                CNTV_CTL_EL0.set(0);
-                self.acknowledge();
+                self.disarm();
+                while self.acknowledge() {}
             }
         }
     }
 
-    fn acknowledge(&self) {
-        while let Some(interrupt) = self.take() {
+    /// Has the timer fire at `deadline`.
+    pub fn arm(&self, deadline: u64) {
+        CNTV_CVAL_EL0.set(deadline);
+        // Xen masks the timer when it fires: unmask it each time.
+        CNTV_CTL_EL0.write(CNTV_CTL_EL0::ENABLE::SET + CNTV_CTL_EL0::IMASK::CLEAR);
+        aarch64_cpu::asm::barrier::isb(aarch64_cpu::asm::barrier::SY);
+    }
+
+    /// Stops the timer.
+    pub fn disarm(&self) {
+        CNTV_CTL_EL0.set(0);
+    }
+
+    /// Sends the own vCPU an interrupt; false where the controller is not a
+    /// GICv3, of which alone the canary knows how.
+    pub fn send_to_self(&self) -> bool {
+        let known = matches!(self.interface, Some(Interface::System));
+        if known {
+            // SAFETY: writes ICC_SGI1R_EL1; the canary runs on the vCPU with
+            // affinity 0, and interrupts are masked.
+            unsafe {
+                asm!("msr s3_0_c12_c11_5, {}", "isb",
+                    in(reg) (u64::from(SENT) << 24) | 1, options(nostack));
+            }
+        }
+        known
+    }
+
+    /// Acknowledges and ends an interrupt; false if none is pending.
+    pub fn acknowledge(&self) -> bool {
+        let taken = self.take();
+        if let Some(interrupt) = taken {
             match self.interface {
                 None => {}
                 Some(Interface::Memory(cpu)) => cpu.store(0x10, interrupt),
@@ -121,9 +151,10 @@ impl Clock {
                 }
             }
         }
+        taken.is_some()
     }
 
-    /// Acknowledges an interrupt, if one is pending.
+    /// Takes an interrupt, if one is pending.
     fn take(&self) -> Option<u32> {
         let interrupt = match self.interface {
             None => SPECIAL,

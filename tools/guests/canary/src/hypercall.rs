@@ -29,8 +29,14 @@ pub const DOMID_INVALID: u16 = 0x7ff4;
 
 const XENVER_VERSION: u64 = 0;
 const XENVER_EXTRAVERSION: u64 = 1;
+const XENVER_CHANGESET: u64 = 4;
+const XENVER_COMMANDLINE: u64 = 9;
 const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
+const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
 const XENMAPSPACE_GRANT_TABLE: u32 = 1;
+const HYPERVISOR_MULTICALL: u32 = 13;
+const HYPERVISOR_GRANT_TABLE_OP: u32 = 20;
+const GNTTABOP_COPY: u64 = 5;
 
 /// What a hypercall returned: a value, or a negative errno.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -240,5 +246,121 @@ pub fn send(port: u32) -> Return {
             u64::from(EVTCHNOP_send),
             pointer,
         )
+    }
+}
+
+/// `struct xen_remove_from_physmap`.
+#[repr(C)]
+struct RemoveFromPhysmap {
+    domid: u16,
+    gfn: u64,
+}
+const _: () = assert!(size_of::<RemoveFromPhysmap>() == 16);
+
+/// Has Xen read 16 bytes, and find that there is no such domain: `ESRCH`.
+pub fn remove_from_nobody() -> Return {
+    let request = RemoveFromPhysmap {
+        domid: DOMID_INVALID,
+        gfn: 0,
+    };
+    let pointer = (&raw const request).expose_provenance() as u64;
+    // SAFETY: Xen reads the structure.
+    unsafe { call2(__HYPERVISOR_memory_op, XENMEM_REMOVE_FROM_PHYSMAP, pointer) }
+}
+
+/// Asks for Xen's change set, 64 bytes that Xen writes into `buffer`.
+pub fn changeset(buffer: &mut [u8; 64]) -> Return {
+    let pointer = buffer.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: `xen_changeset_info_t` is 64 bytes.
+    unsafe { call2(__HYPERVISOR_xen_version, XENVER_CHANGESET, pointer) }
+}
+
+/// Asks for Xen's command line, of which Xen writes all or the beginning into
+/// `buffer`.
+pub fn command_line(buffer: &mut [u8; 1024]) -> Return {
+    let pointer = buffer.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: `xen_commandline_t` is 1024 bytes.
+    unsafe { call2(__HYPERVISOR_xen_version, XENVER_COMMANDLINE, pointer) }
+}
+
+/// `struct multicall_entry`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct MulticallEntry {
+    op: u64,
+    result: u64,
+    arguments: [u64; 6],
+}
+const _: () = assert!(size_of::<MulticallEntry>() == 64);
+
+impl MulticallEntry {
+    /// A call of [`version`].
+    pub fn version() -> Self {
+        Self {
+            op: __HYPERVISOR_xen_version.into(),
+            result: 0,
+            arguments: [XENVER_VERSION, 0, 0, 0, 0, 0],
+        }
+    }
+}
+
+/// Makes all these hypercalls, in order.
+pub fn multicall(entries: &mut [MulticallEntry]) -> Return {
+    let pointer = entries.as_mut_ptr().expose_provenance() as u64;
+    // SAFETY: Xen reads the entries and writes their results; the only ones
+    // that can be made ignore their pointers.
+    unsafe { call2(HYPERVISOR_MULTICALL, pointer, entries.len() as u64) }
+}
+
+/// One end of a `struct gnttab_copy`.
+#[repr(C)]
+struct GrantCopyEnd {
+    gfn: u64,
+    domid: u16,
+    offset: u16,
+}
+
+/// `struct gnttab_copy`.
+#[repr(C)]
+pub struct GrantCopy {
+    source: GrantCopyEnd,
+    destination: GrantCopyEnd,
+    len: u16,
+    flags: u16,
+    status: i16,
+}
+const _: () = assert!(size_of::<GrantCopy>() == 40);
+
+impl GrantCopy {
+    /// The whole of one page of the own RAM to another one.
+    ///
+    /// `from` and `to` are frames; what is in `to` is lost.
+    pub fn page(from: u64, to: u64) -> Self {
+        let end = |gfn| GrantCopyEnd {
+            gfn,
+            domid: DOMID_SELF,
+            offset: 0,
+        };
+        Self {
+            source: end(from),
+            destination: end(to),
+            len: 4096,
+            flags: 0,
+            status: 0,
+        }
+    }
+}
+
+/// Has Xen copy; returns the status of the copy where the call itself succeeds.
+///
+/// The destination must be a page that holds nothing.
+pub fn grant_copy(copy: &mut GrantCopy) -> Return {
+    let pointer = (&raw mut *copy).expose_provenance() as u64;
+    // SAFETY: Xen reads and writes the structure; it writes to a page that
+    // Rust does not know of.
+    let result = unsafe { call3(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_COPY, pointer, 1) };
+    match result.0 {
+        0 => Return(copy.status.into()),
+        _ => result,
     }
 }

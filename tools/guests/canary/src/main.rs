@@ -56,7 +56,8 @@
 //! | `areas` | gives Xen places in these pages, for good: vcpu_info, FIFO event queue | `vcpu_info R control R array R` |
 //! | `bounce` | hypercalls with pointers into these pages, see sharing.rs | one for each kind |
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
-//! | `yield` | yields the CPU for a second (SCHEDOP_yield) | `N batches of 64, T ns each` |
+//! | `yield[:MS]` | yields the CPU for so many milliseconds, 1000 unless told (SCHEDOP_yield) | `N batches of 64, T ns each` |
+//! | `cost` | times hypercalls, emulated registers and interrupts | `WHAT T.TT ns`, `WHAT R` if refused, `WHAT none` |
 #![no_std]
 #![no_main]
 #![allow(
@@ -68,6 +69,7 @@ mod actions;
 mod boot;
 mod clock;
 mod console;
+mod cost;
 mod hostile;
 mod hypercall;
 mod machine;

@@ -45,8 +45,10 @@ pub enum Action {
     Bounce,
     /// Traps as fast as possible for a second.
     Spam,
-    /// Yields the CPU for a second.
-    Yield,
+    /// Yields the CPU for this many milliseconds.
+    Yield(u64),
+    /// Times hypercalls, emulated registers and interrupts.
+    Cost,
 }
 
 impl Action {
@@ -72,7 +74,8 @@ impl Action {
             Self::Areas => "areas",
             Self::Bounce => "bounce",
             Self::Spam => "spam",
-            Self::Yield => "yield",
+            Self::Yield(_) => "yield",
+            Self::Cost => "cost",
         }
     }
 
@@ -122,7 +125,11 @@ impl Action {
             "areas" => (0, Self::Areas),
             "bounce" => (0, Self::Bounce),
             "spam" => (0, Self::Spam),
-            "yield" => (0, Self::Yield),
+            "yield" => {
+                let millis = arguments[0].unwrap_or(1000);
+                return (given <= 1 && millis <= 60_000).then_some(Self::Yield(millis));
+            }
+            "cost" => (0, Self::Cost),
             _ => return None,
         };
         (given <= most).then_some(action)
@@ -333,7 +340,7 @@ mod tests {
     fn every_action_has_the_name_it_is_called_by() {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
-            "poweroff", "grant", "evtchn", "share", "areas", "bounce", "spam", "yield",
+            "poweroff", "grant", "evtchn", "share", "areas", "bounce", "spam", "yield", "cost",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }
@@ -343,6 +350,9 @@ mod tests {
         );
         assert_eq!(Action::parse("steal:2"), None);
         assert_eq!(Action::parse("grant:70000"), None);
+        assert_eq!(Action::parse("yield"), Some(Action::Yield(1000)));
+        assert_eq!(Action::parse("yield:200"), Some(Action::Yield(200)));
+        assert_eq!(Action::parse("yield:60001"), None);
         assert_eq!(
             Action::parse("unmapped:0x5000"),
             Some(Action::Unmapped(Some(0x5000)))

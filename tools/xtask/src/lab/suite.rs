@@ -20,6 +20,7 @@ use super::pairwise::{self, Case, EXCLUDED};
 use super::profile::{Profile, Xen};
 use super::scenarios::{self, Group, boot as at_boot, cost};
 use super::session::Session;
+use crate::bench::figure;
 use crate::cases::Cases;
 use crate::site::Site;
 
@@ -31,6 +32,8 @@ enum Job {
     Group(&'static Group),
     /// A case that boots its own machines, with these Xens.
     Own(&'static str, at_boot::Own, Vec<Xen>),
+    /// The cases about what guests see, from the same boots.
+    Cost,
 }
 
 /// How one case went.
@@ -74,6 +77,7 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     let boots = at_boot::OWN.map(|(name, run)| Job::Own(name, run, vec![base.xen, debug]));
     let jobs: VecDeque<Job> = costs
         .into_iter()
+        .chain([Job::Cost])
         .chain(boots)
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
@@ -118,6 +122,7 @@ impl Job {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
             Self::Own(name, ..) => vec![(*name).to_owned()],
+            Self::Cost => figure::CASES.map(str::to_owned).to_vec(),
         }
     }
 
@@ -127,6 +132,7 @@ impl Job {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Own(_, _, xens) => xens.clone(),
+            Self::Cost => cost::XENS.to_vec(),
         }
     }
 
@@ -150,6 +156,22 @@ impl Job {
                 let lab = shared.site.target().join("lab");
                 let result = run(&shared.images, &shared.base, &lab);
                 send((*name).to_owned(), start, result);
+            }
+            Self::Cost => {
+                let lab = shared.site.target().join("lab");
+                match cost::guests(&shared.images, &shared.base, &lab) {
+                    Ok(judged) => {
+                        for (name, result) in judged {
+                            send(name, start, result);
+                        }
+                    }
+                    Err(error) => {
+                        let text = format!("{error:#}");
+                        for name in self.names() {
+                            send(name, start, Err(Error::msg(text.clone())));
+                        }
+                    }
+                }
             }
         }
     }

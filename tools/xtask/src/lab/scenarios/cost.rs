@@ -1,22 +1,25 @@
 //! Cost against stock Xen, in instructions: under `-icount` virtual time counts
-//! them, so a comparison repeats exactly.
+//! them, so a comparison repeats exactly. The gates; all figures are
+//! [`crate::bench`]'s.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bench;
+use crate::bench::figure::{Figure, GUEST, Point, Values, above, ratio};
 use crate::lab::images::Images;
-use crate::lab::profile::{Guest, Profile, Xen};
-use crate::lab::scenarios::boot::{ALONE, Own};
+use crate::lab::profile::{Profile, Xen};
+use crate::lab::scenarios::boot::Own;
 use crate::lab::session::Session;
 
 /// Name of the case about loading a kernel.
 const KERNEL_LOAD: &str = "lab/cost/kernel-loads-as-fast-as-on-stock-xen";
-/// Name of the case about switching between vCPUs.
-const SWITCH: &str = "lab/cost/a-switch-between-vcpus-sealed";
-/// The cases.
-pub const CASES: [(&str, Own); 2] = [(KERNEL_LOAD, kernel_load), (SWITCH, switch)];
+/// The cases that boot their own machines.
+pub const CASES: [(&str, Own); 1] = [(KERNEL_LOAD, kernel_load)];
 /// What is compared.
 pub const XENS: [Xen; 2] = [
     Xen {
@@ -80,67 +83,48 @@ fn measure(images: &Images, base: &Profile, lab: &Path, xen: Xen) -> Result<f64>
     Ok(time(LOADED)? - time(STARTS)?)
 }
 
-/// What is on Xen's command line in the states that are compared.
-const STATES: [&str; 3] = ["", "vmf=lock", "vmf=seal"];
-/// What two switches between vCPUs may cost more than on stock Xen, in percent.
-const SWITCH_TOLERANCE: f64 = 1.0;
-
-/// Two vCPUs on one CPU that yield to each other, on a system without dom0.
-fn switch(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
-    let stock = switches(images, base, lab, XENS[0], "")?;
-    for words in STATES {
-        let fuse = switches(images, base, lab, XENS[1], words)?;
-        let more = (fuse / stock - 1.0) * 100.0;
-        let state = words.strip_prefix("vmf=").unwrap_or("open");
-        println!(
-            "lab: there and back between two vCPUs: {stock:.0} instructions on stock Xen, {fuse:.0} with the fuse, {state} ({more:+.2} %)"
-        );
-        ensure!(
-            more <= SWITCH_TOLERANCE,
-            "a switch takes {more:.2} % more instructions than on stock Xen ({state}: {fuse:.0}, {stock:.0})"
-        );
+/// What guests see at every point of [`bench::figure`], judged case by case.
+pub fn guests(images: &Images, base: &Profile, lab: &Path) -> Result<Vec<(String, Result<()>)>> {
+    let mut values = Values::new();
+    for point in Point::ALL {
+        for (id, value) in bench::guest::measure(images, base, lab, point)? {
+            let points = values.entry(id.to_owned()).or_default();
+            points.insert(point, value);
+        }
     }
+    for figure in &GUEST {
+        println!("lab: {}", line(figure, &values[figure.id]));
+    }
+    let cases = bench::figure::CASES.iter();
+    Ok(cases
+        .map(|case| ((*case).to_owned(), judge(case, &values)))
+        .collect())
+}
+
+/// Fails with every figure of a case that is above its gate somewhere.
+fn judge(case: &str, values: &Values) -> Result<()> {
+    let figures = GUEST.iter().filter(|figure| figure.case == case);
+    let missed: Vec<String> = figures
+        .filter(|figure| !above(&values[figure.id], &figure.gate).is_empty())
+        .map(|figure| line(figure, &values[figure.id]))
+        .collect();
+    ensure!(
+        missed.is_empty(),
+        "more instructions than the gates let through: {}",
+        missed.join("; ")
+    );
     Ok(())
 }
 
-/// Instructions from a yield until it returns, with another vCPU that does the
-/// same.
-fn switches(images: &Images, base: &Profile, lab: &Path, xen: Xen, words: &str) -> Result<f64> {
-    let mut profile = base.clone();
-    profile.name = format!(
-        "switch-{}{}",
-        if xen.fuse { "fuse" } else { "stock" },
-        words.replace("vmf=", "-")
-    );
-    profile.cpus = 1;
-    profile.xen = xen;
-    profile.icount = Some(0);
-    profile.device_tree = ALONE.to_owned();
-    profile.xen_arguments = format!("{words} conswitch=ax");
-    profile
-        .domains
-        .retain(|domain| domain.guest == Guest::Canary);
-    for domain in &mut profile.domains {
-        domain.arguments = "size=1M yield@2".to_owned();
+/// One figure in words: stock Xen's value, and the others' as ratios.
+fn line(figure: &Figure, values: &BTreeMap<Point, f64>) -> String {
+    let mut out = format!("{}: {:.1} on stock Xen", figure.id, values[&Point::Stock]);
+    for (point, gate) in Point::ALL.into_iter().skip(1).zip(figure.gate) {
+        if let Some(ratio) = ratio(values, point) {
+            let _ = write!(out, ", {} {ratio:.3} (gate {gate:.3})", point.name());
+        }
     }
-    let twice = profile.domains.clone();
-    profile.domains.extend(twice);
-    let mut session = Session::boot(images, &profile, lab, false)?;
-    let mut times = Vec::new();
-    for id in [1, 2] {
-        let line = session.wait_domain(id, "canary: yield: ", SLOW)?;
-        let time = line
-            .rsplit(", ")
-            .next()
-            .and_then(|part| part.split(' ').next());
-        let time: f64 = time
-            .and_then(|time| time.parse().ok())
-            .with_context(|| format!("d{id}: {line}"))?;
-        times.push(time);
-    }
-    session.finish()?;
-    // The one with the longer overlap has less of the time alone in it.
-    Ok(times.iter().copied().fold(0.0, f64::max))
+    out
 }
 
 /// The time in front of a line: `[    1.234567] text`.
@@ -152,6 +136,28 @@ fn seconds(line: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_figure_above_its_gate_fails_its_case_and_no_other() {
+        let stock = || Point::ALL.map(|point| (point, 1000.0)).into();
+        let mut values: Values = GUEST
+            .iter()
+            .map(|figure| (figure.id.to_owned(), stock()))
+            .collect();
+        let failed = |values: &Values| -> Vec<&str> {
+            let cases = bench::figure::CASES.into_iter();
+            cases.filter(|case| judge(case, values).is_err()).collect()
+        };
+        assert!(failed(&values).is_empty());
+        let sealed = values.get_mut("yield").unwrap();
+        sealed.insert(Point::Sealed, 1020.0);
+        assert!(failed(&values).is_empty());
+        values
+            .get_mut("yield")
+            .unwrap()
+            .insert(Point::Sealed, 1021.0);
+        assert_eq!(failed(&values), ["lab/cost/a-switch-between-vcpus"]);
+    }
 
     #[test]
     fn time_stands_in_front() {
