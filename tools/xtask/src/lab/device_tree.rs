@@ -84,7 +84,11 @@ pub fn domain_node(
 ) -> Result<String> {
     let mut properties = Vec::new();
     if domain.enhanced {
-        properties.push("xen,enhanced = \"no-xenstore\";");
+        properties.push(if domain.xenstore {
+            "xen,enhanced;"
+        } else {
+            "xen,enhanced = \"no-xenstore\";"
+        });
     }
     if domain.unprotected {
         properties.push("vmf-unprotected;");

@@ -85,9 +85,13 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     println!("lab: {} boots, {} at a time", jobs.len(), options.jobs);
     println!("lab: {EXCLUDED}");
     let xens: Vec<Xen> = jobs.iter().flat_map(|job| job.xens(&base)).collect();
+    let mut images = Images::gather(site, xens)?;
+    if jobs.iter().any(|job| job.has_tools(&base)) {
+        images.add_tools(site)?;
+    }
     let shared = Shared {
         site,
-        images: Images::gather(site, xens)?,
+        images,
         base,
         keep: options.keep,
     };
@@ -127,6 +131,14 @@ impl Job {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Own(_, _, xens) => xens.clone(),
+        }
+    }
+
+    /// Whether its dom0 has Xen's own tools.
+    fn has_tools(&self, base: &Profile) -> bool {
+        match self {
+            Self::Group(group) => group.profile(base).dom0.tools,
+            Self::Matrix(_) | Self::Own(..) => false,
         }
     }
 
