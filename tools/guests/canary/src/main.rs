@@ -53,6 +53,9 @@
 //! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
 //! | `steal:DOM:GFN` | asks Xen for that page of DOM in all ways that a domain has (0x7ff0 is itself: then GFN 0 is the page that can be granted, and comes back) | `foreign R, exchange R, …` |
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
+//! | `shutdown[:REASON]` | SCHEDOP_shutdown: 0 power-off, 1 reboot, 2 suspend, 3 crash | the result, if it comes back |
+//! | `watchdog[:SECONDS]` | SCHEDOP_watchdog, once, never fed | the result |
+//! | `suspend` | PSCI SYSTEM_SUSPEND | the result, if it comes back |
 //! | `yield` | yields the CPU for a second (SCHEDOP_yield) | `N batches of 64, T ns each` |
 #![no_std]
 #![no_main]

@@ -41,6 +41,12 @@ pub enum Action {
     Spam,
     /// Yields the CPU for a second.
     Yield,
+    /// SCHEDOP_shutdown for this reason, 0 (power-off) unless given.
+    Shutdown(u32),
+    /// SCHEDOP_watchdog with this many seconds, 1 unless given.
+    Watchdog(u32),
+    /// PSCI SYSTEM_SUSPEND.
+    Suspend,
 }
 
 impl Action {
@@ -64,6 +70,9 @@ impl Action {
             Self::Steal(..) => "steal",
             Self::Spam => "spam",
             Self::Yield => "yield",
+            Self::Shutdown(_) => "shutdown",
+            Self::Watchdog(_) => "watchdog",
+            Self::Suspend => "suspend",
         }
     }
 
@@ -82,6 +91,7 @@ impl Action {
         if parts.next().is_some() {
             return None;
         }
+        // A domain, a reason, seconds: 16 bits each.
         let domain = match arguments[0] {
             Some(id) => Some(u16::try_from(id).ok()?),
             None => None,
@@ -111,6 +121,9 @@ impl Action {
             "steal" => (2, Self::Steal(domain?, arguments[1]?)),
             "spam" => (0, Self::Spam),
             "yield" => (0, Self::Yield),
+            "shutdown" => (1, Self::Shutdown(domain.unwrap_or(0).into())),
+            "watchdog" => (1, Self::Watchdog(domain.unwrap_or(1).into())),
+            "suspend" => (0, Self::Suspend),
             _ => return None,
         };
         (given <= most).then_some(action)
@@ -321,7 +334,7 @@ mod tests {
     fn every_action_has_the_name_it_is_called_by() {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
-            "poweroff", "grant", "evtchn", "spam", "yield",
+            "poweroff", "grant", "evtchn", "spam", "yield", "shutdown", "watchdog", "suspend",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }
@@ -331,6 +344,8 @@ mod tests {
         );
         assert_eq!(Action::parse("steal:2"), None);
         assert_eq!(Action::parse("grant:70000"), None);
+        assert_eq!(Action::parse("shutdown:3"), Some(Action::Shutdown(3)));
+        assert_eq!(Action::parse("watchdog"), Some(Action::Watchdog(1)));
         assert_eq!(
             Action::parse("unmapped:0x5000"),
             Some(Action::Unmapped(Some(0x5000)))
