@@ -29,6 +29,7 @@ mod initramfs;
 mod layout;
 mod machine;
 mod pairwise;
+mod pattern;
 mod profile;
 mod qmp;
 mod report;

@@ -20,6 +20,9 @@
 //! - [`stale`]: what the TLBs still know right after the lock
 //! - [`unmapped`]: what the control domain may still do to a domain that is
 //!   protected, before the lock
+//! - [`xl`]: Xen's own tools in dom0, before and after; [`freed`]: what becomes
+//!   of a protected domain's memory when they destroy it
+//! - [`odd_ends`]: how a domain ends of itself, without tools
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
@@ -30,13 +33,16 @@ pub mod boot;
 mod calls;
 pub mod cost;
 mod fault;
+mod freed;
 mod holders;
 mod memory;
+mod odd_ends;
 mod open;
 mod partial;
 pub mod sealed;
 pub mod stale;
 mod unmapped;
+mod xl;
 
 use std::time::Duration;
 
@@ -65,11 +71,14 @@ pub const ATTACKS: &[Group] = attack::FURTHER;
 /// All others, the long ones first, so that they do not come last alone.
 pub const GROUPS: &[&[Group]] = &[
     attack::GROUPS,
+    xl::GROUPS,
     blown::GROUPS,
     boot::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
+    freed::GROUPS,
+    odd_ends::GROUPS,
     open::GROUPS,
     audit::GROUPS,
     partial::GROUPS,
@@ -144,16 +153,21 @@ pub fn canary(session: &mut Session, action: &str) -> Result<String> {
 
 /// The same for an action that prints `count` lines.
 fn canary_line(session: &mut Session, action: &str, count: usize) -> Result<Vec<String>> {
+    canary_of(session, CANARY, action, count)
+}
+
+/// The same for a canary that is another domain.
+fn canary_of(session: &mut Session, id: u16, action: &str, count: usize) -> Result<Vec<String>> {
     let name = action.split(':').next().unwrap_or(action);
     let mark = format!("canary: {name}: ");
     let about = |session: &Session| -> Result<Vec<String>> {
-        let lines = session.domain_lines(CANARY)?;
+        let lines = session.domain_lines(id)?;
         let about = lines.iter().filter_map(|line| line.split_once(&mark));
         Ok(about.map(|(_, rest)| rest.to_owned()).collect())
     };
     let before = about(session)?.len();
-    session.type_to_domain(CANARY, action)?;
-    session.wait_lines(CANARY, &mark, before + count, ACTION)?;
+    session.type_to_domain(id, action)?;
+    session.wait_lines(id, &mark, before + count, ACTION)?;
     Ok(about(session)?.split_off(before))
 }
 
