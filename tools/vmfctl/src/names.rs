@@ -1,7 +1,9 @@
 //! Names of domains: xenstore's `/local/domain/ID/name`.
 //!
 //! A dom0less system often has no xenstore, and /dev/xen/xenbus then takes a
-//! request and never answers it: every read has a deadline.
+//! request and never answers it: every read has a deadline. Once it has passed,
+//! nothing is asked any more: what comes late would answer the next question,
+//! and one domain would get the name of another.
 #![allow(unsafe_code, reason = "waits for a file with poll()")]
 
 use std::cell::RefCell;
@@ -38,13 +40,13 @@ impl Names {
         let sockets = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
         let socket = sockets.iter().find_map(|p| UnixStream::connect(p).ok());
         let mut store = match socket {
-            Some(socket) => Store::Socket(socket),
+            Some(socket) => Store::new(Connection::Socket(socket)),
             None => match OpenOptions::new()
                 .read(true)
                 .write(true)
                 .open("/dev/xen/xenbus")
             {
-                Ok(device) => Store::Device(device),
+                Ok(device) => Store::new(Connection::Device(device)),
                 Err(_) => return Self::None,
             },
         };
@@ -76,8 +78,17 @@ impl Names {
     }
 }
 
+/// Xenstore, and what was asked of it.
+pub struct Store {
+    connection: Connection,
+    /// Number of the last request, which its answer has to bear.
+    request: u32,
+    /// A request was not answered in time, or by what is no answer to it.
+    lost: bool,
+}
+
 /// A connection to xenstore.
-pub enum Store {
+enum Connection {
     /// To the daemon in this domain.
     Socket(UnixStream),
     /// Through the kernel's driver.
@@ -85,27 +96,49 @@ pub enum Store {
 }
 
 impl Store {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            request: 0,
+            lost: false,
+        }
+    }
+
     /// Reads a node; none if there is no such node.
     fn read(&mut self, path: &str) -> io::Result<Option<String>> {
+        if self.lost {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let answer = self.ask(path);
+        self.lost = answer.is_err();
+        answer
+    }
+
+    fn ask(&mut self, path: &str) -> io::Result<Option<String>> {
+        self.request += 1;
         let mut payload = path.as_bytes().to_vec();
         payload.push(0);
         let length = payload.len() as u32;
-        let header = [XS_READ, 0, 0, length].map(u32::to_ne_bytes).concat();
+        let header = [XS_READ, self.request, 0, length]
+            .map(u32::to_ne_bytes)
+            .concat();
         // In one piece: the device takes it as one request.
-        self.write_all(&[header, payload].concat())?;
+        self.connection.write_all(&[header, payload].concat())?;
         let mut header = [0u8; 16];
-        self.read_exact(&mut header)?;
+        self.connection.read_exact(&mut header)?;
         let field =
             |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
         let length = field(12);
-        if length > PAYLOAD_MAX {
+        if field(4) != self.request || length > PAYLOAD_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut payload = vec![0; length as usize];
-        self.read_exact(&mut payload)?;
+        self.connection.read_exact(&mut payload)?;
         Ok((field(0) != XS_ERROR).then(|| String::from_utf8_lossy(&payload).into_owned()))
     }
+}
 
+impl Connection {
     fn fd(&self) -> RawFd {
         match self {
             Self::Socket(socket) => socket.as_raw_fd(),
@@ -114,7 +147,7 @@ impl Store {
     }
 }
 
-impl Read for Store {
+impl Read for Connection {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut wait = libc::pollfd {
             fd: self.fd(),
@@ -133,7 +166,7 @@ impl Read for Store {
     }
 }
 
-impl Write for Store {
+impl Write for Connection {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.write(buffer),
@@ -150,38 +183,82 @@ impl Write for Store {
 mod tests {
     use super::*;
 
+    /// What a daemon does with a request.
+    struct Answer {
+        kind: u32,
+        text: &'static str,
+        late: bool,
+        /// Added to the request's number.
+        off: u32,
+    }
+
+    const GUEST: Answer = Answer {
+        kind: XS_READ,
+        text: "guest",
+        late: false,
+        off: 0,
+    };
+
     /// Answers each request with the next of `answers`.
-    fn daemon(answers: &'static [(u32, &'static str)]) -> Store {
+    fn daemon(answers: &'static [Answer]) -> Store {
         let (client, mut server) = UnixStream::pair().unwrap();
         std::thread::spawn(move || {
-            for (kind, text) in answers {
+            for answer in answers {
                 let mut header = [0u8; 16];
                 server.read_exact(&mut header).unwrap();
+                let request = u32::from_ne_bytes(header[4..8].try_into().unwrap());
                 let length = u32::from_ne_bytes(header[12..].try_into().unwrap());
                 let mut path = vec![0; length as usize];
                 server.read_exact(&mut path).unwrap();
                 assert_eq!(path.last(), Some(&0));
-                let header = [*kind, 0, 0, text.len() as u32].map(u32::to_ne_bytes);
-                server.write_all(&header.concat()).unwrap();
-                server.write_all(text.as_bytes()).unwrap();
+                if answer.late {
+                    std::thread::sleep(DEADLINE + DEADLINE / 2);
+                }
+                let number = request + answer.off;
+                let header = [answer.kind, number, 0, answer.text.len() as u32];
+                server
+                    .write_all(&header.map(u32::to_ne_bytes).concat())
+                    .unwrap();
+                server.write_all(answer.text.as_bytes()).unwrap();
             }
             std::thread::sleep(2 * DEADLINE);
         });
-        Store::Socket(client)
+        Store::new(Connection::Socket(client))
+    }
+
+    fn two_names(answers: &'static [Answer]) -> [Option<String>; 2] {
+        let names = Names::Xenstore(RefCell::new(daemon(answers)));
+        [1, 2].map(|id| names.get(DomId::new(id).unwrap()))
     }
 
     #[test]
     fn names_and_missing_nodes() {
-        let names = Names::Xenstore(RefCell::new(daemon(&[
-            (XS_READ, "guest"),
-            (XS_ERROR, "ENOENT\0"),
-        ])));
-        assert_eq!(names.get(DomId::new(1).unwrap()).as_deref(), Some("guest"));
-        assert_eq!(names.get(DomId::new(2).unwrap()), None);
+        const MISSING: Answer = Answer {
+            kind: XS_ERROR,
+            text: "ENOENT\0",
+            ..GUEST
+        };
+        let names = two_names(&[GUEST, MISSING]);
+        assert_eq!(names, [Some("guest".to_owned()), None]);
     }
 
     #[test]
     fn a_store_that_does_not_answer_is_not_waited_for() {
         assert!(daemon(&[]).read("/").is_err());
+    }
+
+    #[test]
+    fn a_late_answer_names_no_other_domain() {
+        const LATE: Answer = Answer {
+            late: true,
+            ..GUEST
+        };
+        assert_eq!(two_names(&[LATE, GUEST]), [None, None]);
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_none() {
+        const OTHER: Answer = Answer { off: 1, ..GUEST };
+        assert_eq!(two_names(&[OTHER, GUEST]), [None, None]);
     }
 }

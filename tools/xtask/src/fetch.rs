@@ -17,6 +17,30 @@ const XEN_TARBALL: &str = "xen_4.20.3+127-gc42374a105.orig.tar.xz";
 const XEN_POOL: &str = "pool/main/x/xen";
 /// SHA-256 of [`XEN_TARBALL`].
 const XEN_SHA256: &str = "df0831854a55a8f31cb3cb85036f2edc928e2ef098d77f815f5714bfafac68f3";
+/// What a real toolstack in dom0 is made of: Xen's tools and every library
+/// that they name (the lab reads their names from the programs, so a package
+/// too few is an error).
+const TOOLSTACK: [&str; 19] = [
+    "xen-utils-4.20",
+    "xen-utils-common",
+    "xenstore-utils",
+    "libxenmisc4.20",
+    "libxencall1",
+    "libxendevicemodel1",
+    "libxenevtchn1",
+    "libxenforeignmemory1",
+    "libxengnttab1",
+    "libxenhypfs1",
+    "libxenstore4",
+    "libxentoolcore1",
+    "libxentoollog1",
+    "libc6",
+    "libfdt1",
+    "libgcc-s1",
+    "libuuid1",
+    "libyajl2",
+    "zlib1g",
+];
 /// Depends on the newest kernel; versions move, this name stays.
 const KERNEL_META: &str = "linux-image-cloud-arm64";
 
@@ -129,10 +153,33 @@ pub fn busybox(site: &Site) -> Result<PathBuf> {
         .context("busybox-static has no bin/busybox")
 }
 
+/// Xen's tools for dom0 and their libraries, from Debian 13: the roots of the
+/// packages, unpacked.
+pub fn toolstack(site: &Site) -> Result<Vec<PathBuf>> {
+    TOOLSTACK
+        .iter()
+        .map(|name| {
+            let directory = site.cache().join("packages-xen").join(name);
+            package_from(site, Apt::open_xen, name, None, directory).map(|unpacked| unpacked.root)
+        })
+        .collect()
+}
+
 /// An arm64 package of the machine's own release, unpacked below
 /// `target/cache/packages`; the newest, or `version`.
 pub fn package(site: &Site, name: &str, version: Option<&str>) -> Result<Package> {
     let directory = site.cache().join("packages").join(name);
+    package_from(site, Apt::open, name, version, directory)
+}
+
+/// A package from the archives that `open` knows, unpacked in `directory`.
+fn package_from(
+    site: &Site,
+    open: impl FnOnce(&Site) -> Result<Apt>,
+    name: &str,
+    version: Option<&str>,
+    directory: PathBuf,
+) -> Result<Package> {
     let root = directory.join("root");
     let note = directory.join("version");
     if let Ok(have) = fs::read_to_string(&note) {
@@ -146,7 +193,7 @@ pub fn package(site: &Site, name: &str, version: Option<&str>) -> Result<Package
     }
     site.say("fetch", &format!("{name} for arm64"));
     let _ = fs::remove_dir_all(&directory);
-    let file = Apt::open(site)?.download(site, name, version, &directory)?;
+    let file = open(site)?.download(site, name, version, &directory)?;
     let found = unpack(&file, &root)?;
     stamp::write(&note, &found)?;
     fs::remove_file(&file)?;
@@ -172,6 +219,7 @@ pub fn all(site: &Site) -> Result<()> {
     println!("Xen's source: {}", xen_tarball(site)?.display());
     println!("kernel:       {}", kernel(site)?.image.display());
     println!("busybox:      {}", busybox(site)?.display());
+    println!("Xen's tools:  {} packages", toolstack(site)?.len());
     Ok(())
 }
 

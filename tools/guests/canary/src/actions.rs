@@ -1,5 +1,5 @@
 //! What the canary can be told to do. Each action prints one or more lines
-//! `canary: <action>: <result>` and survives, but for reboot and poweroff.
+//! `canary: <action>: <result>` and survives, but for those that end the domain.
 #![allow(
     unsafe_code,
     reason = "provokes traps, and touches device memory on purpose"
@@ -24,6 +24,7 @@ use crate::trap::catch;
 const PSCI_VERSION: u64 = 0x8400_0000;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
 const PSCI_SYSTEM_RESET: u64 = 0x8400_0009;
+const PSCI_SYSTEM_SUSPEND: u64 = 0x8400_000e;
 
 /// An address that no bank, device or magic page of a guest has (public/
 /// arch-arm.h), inside the canary's 39 bits and a 40-bit IPA space.
@@ -106,6 +107,12 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
         Action::Areas => around.shared.areas(name),
         Action::Yield(millis) => yield_cpu(name, around.clock, millis),
         Action::Cost => cost::run(name, around),
+        Action::Shutdown(reason) => say!("{name}: {}", hypercall::shutdown(reason)),
+        Action::Watchdog(seconds) => say!("{name}: {}", hypercall::watchdog(seconds)),
+        Action::Suspend => {
+            let result = psci(Conduit::Hvc, PSCI_SYSTEM_SUSPEND) as i64;
+            say!("{name}: {result}");
+        }
     }
 }
 

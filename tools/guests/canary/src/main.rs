@@ -58,6 +58,9 @@
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
 //! | `yield[:MS]` | yields the CPU for so many milliseconds, 1000 unless told (SCHEDOP_yield) | `N batches of 64, T ns each` |
 //! | `cost` | times hypercalls, emulated registers and interrupts | `WHAT T.TT ns`, `WHAT R` if refused, `WHAT none` |
+//! | `shutdown[:REASON]` | SCHEDOP_shutdown: 0 power-off, 1 reboot, 2 suspend, 3 crash | the result, if it comes back |
+//! | `watchdog[:SECONDS]` | SCHEDOP_watchdog, once, never fed | the result |
+//! | `suspend` | PSCI SYSTEM_SUSPEND | the result, if it comes back |
 #![no_std]
 #![no_main]
 #![allow(

@@ -49,6 +49,12 @@ pub enum Action {
     Yield(u64),
     /// Times hypercalls, emulated registers and interrupts.
     Cost,
+    /// SCHEDOP_shutdown for this reason, 0 (power-off) unless given.
+    Shutdown(u32),
+    /// SCHEDOP_watchdog with this many seconds, 1 unless given.
+    Watchdog(u32),
+    /// PSCI SYSTEM_SUSPEND.
+    Suspend,
 }
 
 impl Action {
@@ -76,6 +82,9 @@ impl Action {
             Self::Spam => "spam",
             Self::Yield(_) => "yield",
             Self::Cost => "cost",
+            Self::Shutdown(_) => "shutdown",
+            Self::Watchdog(_) => "watchdog",
+            Self::Suspend => "suspend",
         }
     }
 
@@ -94,6 +103,7 @@ impl Action {
         if parts.next().is_some() {
             return None;
         }
+        // A domain, a reason, seconds: 16 bits each.
         let domain = match arguments[0] {
             Some(id) => Some(u16::try_from(id).ok()?),
             None => None,
@@ -130,6 +140,9 @@ impl Action {
                 return (given <= 1 && millis <= 60_000).then_some(Self::Yield(millis));
             }
             "cost" => (0, Self::Cost),
+            "shutdown" => (1, Self::Shutdown(domain.unwrap_or(0).into())),
+            "watchdog" => (1, Self::Watchdog(domain.unwrap_or(1).into())),
+            "suspend" => (0, Self::Suspend),
             _ => return None,
         };
         (given <= most).then_some(action)
@@ -341,6 +354,7 @@ mod tests {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
             "poweroff", "grant", "evtchn", "share", "areas", "bounce", "spam", "yield", "cost",
+            "shutdown", "watchdog", "suspend",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }
@@ -353,6 +367,8 @@ mod tests {
         assert_eq!(Action::parse("yield"), Some(Action::Yield(1000)));
         assert_eq!(Action::parse("yield:200"), Some(Action::Yield(200)));
         assert_eq!(Action::parse("yield:60001"), None);
+        assert_eq!(Action::parse("shutdown:3"), Some(Action::Shutdown(3)));
+        assert_eq!(Action::parse("watchdog"), Some(Action::Watchdog(1)));
         assert_eq!(
             Action::parse("unmapped:0x5000"),
             Some(Action::Unmapped(Some(0x5000)))

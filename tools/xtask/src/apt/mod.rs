@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 use crate::site::Site;
 
-/// The Debian release whose source package of Xen is used.
-const SOURCE_SUITE: &str = "trixie";
+/// The Debian release whose source package of Xen is used, and whose tools.
+const XEN_SUITE: &str = "trixie";
 
 /// apt with private lists, cache and sources, for packages of arm64.
 pub struct Apt {
@@ -24,9 +24,26 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// Derives the sources from the machine's, and gets the indices if they are not there.
+    /// Packages of the machine's own release. Derives the sources from the
+    /// machine's, and gets the indices if they are not there.
     pub fn open(site: &Site) -> Result<Self> {
-        let root = site.cache().join("apt");
+        Self::derive(site, site.cache().join("apt"), |archives| {
+            archives.deb822("arm64", XEN_SUITE)
+        })
+    }
+
+    /// Packages of the release that has this Xen's tools.
+    pub fn open_xen(site: &Site) -> Result<Self> {
+        Self::derive(site, site.cache().join("apt-xen"), |archives| {
+            archives.deb822_of("arm64", XEN_SUITE)
+        })
+    }
+
+    fn derive(
+        site: &Site,
+        root: PathBuf,
+        sources: impl FnOnce(&sources::Archives) -> String,
+    ) -> Result<Self> {
         let codename = codename(&fs::read_to_string("/etc/os-release").unwrap_or_default())?;
         let archives = sources::archives(&machine_entries()?, &codename)?;
         for part in [
@@ -40,7 +57,7 @@ impl Apt {
                 .with_context(|| format!("cannot create {}", path.display()))?;
         }
         let list = root.join("sources.list.d/vmf.sources");
-        let text = archives.deb822("arm64", SOURCE_SUITE);
+        let text = sources(&archives);
         let known = fs::read_to_string(&list).is_ok_and(|old| old == text);
         fs::write(&list, text).with_context(|| format!("cannot write {}", list.display()))?;
         let pool = [&archives.base]
@@ -57,10 +74,7 @@ impl Apt {
 
     /// Gets the indices anew.
     pub fn update(&self, site: &Site) -> Result<()> {
-        site.say(
-            "apt",
-            "package indices for arm64 and for Debian 13's source",
-        );
+        site.say("apt", "package indices for arm64 and for Debian 13's Xen");
         let marker = self.root.join("updated");
         let _ = fs::remove_file(&marker);
         process::logged(

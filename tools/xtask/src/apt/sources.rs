@@ -157,6 +157,14 @@ impl Archives {
         stanza(&mut text, &self.base, "deb-src", source_suite, None);
         text
     }
+
+    /// A `.sources` file for binary packages of `architecture` from the
+    /// release `suite`, whatever the machine's own is.
+    pub fn deb822_of(&self, architecture: &str, suite: &str) -> String {
+        let mut text = String::new();
+        stanza(&mut text, &self.base, "deb", suite, Some(architecture));
+        text
+    }
 }
 
 fn stanza(text: &mut String, entry: &Entry, kind: &str, suite: &str, architecture: Option<&str>) {
@@ -284,5 +292,10 @@ Signed-By:
             "Types: deb-src\nURIs: http://mirror.example/debian\nSuites: trixie\nComponents: main\n"
         ));
         assert_eq!(text.matches("Architectures: arm64").count(), 3);
+
+        let other = parse_deb822(&archives.deb822_of("arm64", "trixie"));
+        assert_eq!(other.len(), 1);
+        assert_eq!(other[0].suite, "trixie");
+        assert_eq!(other[0].uri, archives.base.uri);
     }
 }

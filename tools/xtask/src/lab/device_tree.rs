@@ -84,7 +84,12 @@ pub fn domain_node(
 ) -> Result<String> {
     let mut properties = Vec::new();
     if domain.enhanced {
-        properties.push("xen,enhanced = \"no-xenstore\";".to_owned());
+        let value = if domain.xenstore {
+            "xen,enhanced;"
+        } else {
+            "xen,enhanced = \"no-xenstore\";"
+        };
+        properties.push(value.to_owned());
     }
     if domain.unprotected {
         properties.push("vmf-unprotected;".to_owned());

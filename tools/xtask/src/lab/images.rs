@@ -10,11 +10,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::attack_symbols;
 use super::device_tree::{self, DomainFiles};
-use super::initramfs;
+use super::initramfs::{self, Extra};
 use super::layout::{self, Layout};
 use super::machine::{Load, machine_arguments};
 use super::profile::{Guest, Profile, Xen};
 use super::stub::stub;
+use super::toolstack;
 use crate::fetch;
 use crate::guests;
 use crate::site::Site;
@@ -22,6 +23,8 @@ use crate::xen::{self, Built, Variant};
 
 /// Programs of this project that dom0 gets.
 const DOM0_PROGRAMS: [&str; 2] = ["vmfctl", "vmf-probe"];
+/// Where dom0 has a guest that `xl` can start, if it has `xl`.
+const TOOLS_GUEST: &str = "guests/canary";
 /// What dom0 gets beside them where Xen has the attack primitives.
 const ATTACK_PROGRAM: &str = "vmf-attack";
 
@@ -31,6 +34,7 @@ pub struct Images {
     kernel: PathBuf,
     dom0_ramdisk: PathBuf,
     attack_ramdisk: Option<PathBuf>,
+    tools_ramdisk: Option<PathBuf>,
     hostile_ramdisk: PathBuf,
     domu_ramdisk: PathBuf,
     canary: PathBuf,
@@ -46,14 +50,8 @@ impl Images {
         fs::create_dir_all(&folder)
             .with_context(|| format!("{}: cannot create", folder.display()))?;
 
-        let programs = DOM0_PROGRAMS
-            .iter()
-            .map(|name| Ok((*name, guests::linux(site, name)?)))
-            .collect::<Result<Vec<_>>>()?;
-        let programs: Vec<(&str, &Path)> = programs
-            .iter()
-            .map(|(name, path)| (*name, path.as_path()))
-            .collect();
+        let programs = dom0_programs(site)?;
+        let programs = borrowed(&programs);
         let dom0_ramdisk = folder.join("dom0.cpio");
         let bytes = initramfs::dom0(&busybox, &kernel.modules, &programs, None)?;
         write(&dom0_ramdisk, &bytes)?;
@@ -71,6 +69,7 @@ impl Images {
             kernel: kernel.image,
             dom0_ramdisk,
             attack_ramdisk: None,
+            tools_ramdisk: None,
             hostile_ramdisk,
             domu_ramdisk,
             canary: guests::bare_metal(site, "canary")?,
@@ -93,6 +92,26 @@ impl Images {
             images.attack_ramdisk = Some(path);
         }
         Ok(images)
+    }
+
+    /// Gets Xen's own tools as well, for a dom0 that has them.
+    pub fn add_tools(&mut self, site: &Site) -> Result<()> {
+        let mut extras = toolstack::files(&fetch::toolstack(site)?)?;
+        extras.push(Extra {
+            name: TOOLS_GUEST.to_owned(),
+            path: self.canary.clone(),
+        });
+        let programs = dom0_programs(site)?;
+        let bytes = initramfs::dom0_with_tools(
+            &fetch::busybox(site)?,
+            &fetch::kernel(site)?.modules,
+            &borrowed(&programs),
+            &extras,
+        )?;
+        let path = site.target().join("lab/images/dom0-tools.cpio");
+        write(&path, &bytes)?;
+        self.tools_ramdisk = Some(path);
+        Ok(())
     }
 
     /// From now on `wanted` is this build.
@@ -118,8 +137,9 @@ impl Images {
                 address: layout::XEN,
             }],
         };
-        let dom0_ramdisk = match &self.attack_ramdisk {
-            Some(ramdisk) if profile.xen.attack => ramdisk,
+        let dom0_ramdisk = match (&self.attack_ramdisk, &self.tools_ramdisk) {
+            (Some(ramdisk), _) if profile.xen.attack => ramdisk,
+            (_, Some(ramdisk)) if profile.dom0.tools => ramdisk,
             _ => &self.dom0_ramdisk,
         };
         let dom0 = DomainFiles {
@@ -211,6 +231,21 @@ impl Places {
         });
         Ok(placed)
     }
+}
+
+/// The programs of this project that every dom0 gets.
+fn dom0_programs(site: &Site) -> Result<Vec<(&'static str, PathBuf)>> {
+    let programs = DOM0_PROGRAMS.iter();
+    programs
+        .map(|name| Ok((*name, guests::linux(site, name)?)))
+        .collect()
+}
+
+fn borrowed<'a>(programs: &'a [(&'static str, PathBuf)]) -> Vec<(&'static str, &'a Path)> {
+    let programs = programs.iter();
+    programs
+        .map(|(name, path)| (*name, path.as_path()))
+        .collect()
 }
 
 /// The build that a profile's words mean.

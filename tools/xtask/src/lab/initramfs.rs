@@ -5,8 +5,9 @@
 //! marks; a Linux domU's runs the canary and reads single words from its
 //! virtual UART.
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
@@ -28,6 +29,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 mkdir -p /tmp /run
 for module in /modules/*.ko; do insmod "$module" || echo "lab: $module: cannot load"; done
+[ -x /bin/toolstack ] && PATH=$PATH:/usr/lib/xen-4.20/bin:/usr/sbin:/usr/bin
 mkdir -p /proc/xen && mount -t xenfs xenfs /proc/xen
 stty 115200 icanon echo -echoctl 2>/dev/null
 dmesg -n 1
@@ -41,6 +43,20 @@ echo "lab: dom0's console is gone"
 sleep 1000000
 "#;
 
+/// Starts Xen's own tools in dom0, as a distribution's boot scripts do: the
+/// store, dom0's entry in it, those of the domains that Xen has built, consoles.
+const TOOLSTACK: &str = r#"#!/bin/busybox sh
+set -e
+mkdir -p /run/lock /run/xen /var/lib/xen /var/log/xen /etc/xen /dev/pts
+ln -s /run /var/run
+ln -s /run/lock /var/lock
+mount -t devpts devpts /dev/pts
+oxenstored --pid-file /run/xen/xenstored.pid
+xen-init-dom0
+init-dom0less
+xenconsoled --pid-file=/run/xen/xenconsoled.pid
+"#;
+
 /// A Linux domU's /init.
 const DOMU_INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -50,11 +66,20 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 stty -echo 2>/dev/null
 dmesg -n 1
-seed=1
-for word in $(cat /proc/cmdline); do
-    case "$word" in seed=*) seed=${word#seed=} ;; esac
+# What the kernel starts when a toolstack asks for it.
+mkdir /sbin
+for word in poweroff reboot; do
+    printf '#!/bin/sh\nexec /bin/%s -f\n' $word >/sbin/$word
+    chmod +x /sbin/$word
 done
-/bin/canary-linux --seed $((seed)) </dev/null &
+seed=1 mib=16
+for word in $(cat /proc/cmdline); do
+    case "$word" in
+        seed=*) seed=${word#seed=} ;;
+        mib=*) mib=${word#mib=} ;;
+    esac
+done
+/bin/canary-linux --seed $((seed)) $mib </dev/null &
 while read -r word; do
     case "$word" in
         reboot) echo "lab: reboots"; reboot -f ;;
@@ -157,6 +182,15 @@ impl Archive {
     }
 }
 
+/// A file that some dom0 has beside what all have.
+#[derive(Clone, Debug)]
+pub struct Extra {
+    /// Its path there, without the slash at the front.
+    pub name: String,
+    /// Where it is on the host.
+    pub path: PathBuf,
+}
+
 /// dom0's ramdisk: busybox, Xen's modules, these programs in /bin, and what an
 /// attacker knows of Xen in /xen-symbols.
 pub fn dom0(
@@ -165,6 +199,39 @@ pub fn dom0(
     programs: &[(&str, &Path)],
     symbols: Option<&str>,
 ) -> Result<Vec<u8>> {
+    dom0_archive(busybox, modules, programs, symbols)?.finish()
+}
+
+/// The same with Xen's own tools, and guests that `xl` can start.
+pub fn dom0_with_tools(
+    busybox: &Path,
+    modules: &Path,
+    programs: &[(&str, &Path)],
+    extras: &[Extra],
+) -> Result<Vec<u8>> {
+    let mut archive = dom0_archive(busybox, modules, programs, None)?;
+    archive.program("bin/toolstack", TOOLSTACK.as_bytes())?;
+    let folders: BTreeSet<&str> = extras
+        .iter()
+        .flat_map(|extra| Path::new(&extra.name).ancestors().skip(1))
+        .filter_map(Path::to_str)
+        .filter(|folder| !folder.is_empty())
+        .collect();
+    for folder in folders {
+        archive.directory(folder)?;
+    }
+    for extra in extras {
+        archive.copy(&extra.name, &extra.path)?;
+    }
+    archive.finish()
+}
+
+fn dom0_archive(
+    busybox: &Path,
+    modules: &Path,
+    programs: &[(&str, &Path)],
+    symbols: Option<&str>,
+) -> Result<Archive> {
     let mut archive = skeleton(busybox, DOM0_INIT)?;
     add_modules(&mut archive, modules)?;
     for (name, path) in programs {
@@ -173,7 +240,7 @@ pub fn dom0(
     if let Some(symbols) = symbols {
         archive.program("xen-symbols", symbols.as_bytes())?;
     }
-    archive.finish()
+    Ok(archive)
 }
 
 /// A hostile domU's ramdisk: busybox, Xen's modules, these programs in /bin.

@@ -2,7 +2,8 @@
 //!
 //! A run, in the order in which it happens:
 //! - [`profile`]: which machine, Xen and domains; [`images`]: their files, with
-//!   the ramdisks of [`initramfs`], placed into RAM by [`layout`]
+//!   the ramdisks of [`initramfs`] (and Xen's own tools, [`toolstack`]), placed
+//!   into RAM by [`layout`]
 //! - [`device_tree`]: templates of `dts/` over QEMU's own tree; [`stub`] hands
 //!   it to Xen
 //! - [`machine`]: the QEMU process with its serial line ([`console`], taken
@@ -28,6 +29,7 @@ mod initramfs;
 pub mod layout;
 mod machine;
 mod pairwise;
+mod pattern;
 pub mod profile;
 mod qmp;
 mod report;
@@ -37,6 +39,7 @@ pub mod session;
 mod statuses;
 mod stub;
 pub mod suite;
+mod toolstack;
 mod touch;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -97,7 +100,10 @@ pub struct SuiteOptions {
 /// Boots one profile and does what it is told; true if all of it succeeded.
 pub fn run(site: &Site, profile: &str, options: &RunOptions) -> Result<bool> {
     let profile = Profile::read(site.root(), profile)?;
-    let images = Images::gather(site, [profile.xen])?;
+    let mut images = Images::gather(site, [profile.xen])?;
+    if profile.dom0.tools {
+        images.add_tools(site)?;
+    }
     println!("{}: {}", profile.name, profile.description);
     let lab = site.target().join("lab");
     let mut session = Session::boot(&images, &profile, &lab, true)?;

@@ -129,6 +129,9 @@ pub struct Dom0 {
     /// Further words for its kernel's command line.
     #[serde(default)]
     pub arguments: String,
+    /// Xen's own tools beside the project's: xenstored, `xl` and the others.
+    #[serde(default)]
+    pub tools: bool,
 }
 
 /// A domain built by Xen from the device tree.
@@ -149,6 +152,10 @@ pub struct Domain {
     /// `xen,enhanced`: event channels, grants, and the rest of Xen's PV interfaces.
     #[serde(default)]
     pub enhanced: bool,
+    /// With a connection to xenstore beside them: dom0's tools find it by its name,
+    /// and tell it to shut down. Needs `enhanced`, and dom0's tools.
+    #[serde(default)]
+    pub xenstore: bool,
     /// `vmf-unprotected`: stays outside when the fuse is blown at boot.
     #[serde(default)]
     pub unprotected: bool,
@@ -257,6 +264,12 @@ impl Profile {
                 pair[1].start
             );
         }
+        ensure!(
+            self.domains
+                .iter()
+                .all(|domain| !domain.xenstore || domain.enhanced && self.dom0.tools),
+            "xenstore = true needs enhanced = true, and tools = true of dom0"
+        );
         if self.scheduler == Scheduler::Null {
             ensure!(
                 self.vcpus() <= self.cpus,

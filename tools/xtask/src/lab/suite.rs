@@ -89,9 +89,13 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     println!("lab: {} boots, {} at a time", jobs.len(), options.jobs);
     println!("lab: {EXCLUDED}");
     let xens: Vec<Xen> = jobs.iter().flat_map(|job| job.xens(&base)).collect();
+    let mut images = Images::gather(site, xens)?;
+    if jobs.iter().any(|job| job.has_tools(&base)) {
+        images.add_tools(site)?;
+    }
     let shared = Shared {
         site,
-        images: Images::gather(site, xens)?,
+        images,
         base,
         keep: options.keep,
     };
@@ -133,6 +137,14 @@ impl Job {
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Own(_, _, xens) => xens.clone(),
             Self::Cost => cost::XENS.to_vec(),
+        }
+    }
+
+    /// Whether its dom0 has Xen's own tools.
+    fn has_tools(&self, base: &Profile) -> bool {
+        match self {
+            Self::Group(group) => group.profile(base).dom0.tools,
+            Self::Matrix(_) | Self::Own(..) | Self::Cost => false,
         }
     }
 

@@ -133,7 +133,7 @@ fn newest(session: &mut Session) -> Result<u16> {
 }
 
 fn none_comes(session: &mut Session) -> Result<()> {
-    ends(session, "vmf-probe create", 1, &["error="])?;
+    ends(session, "vmf-probe create", 1, &["error=ENOMEM"])?;
     dom0_goes_on(session)
 }
 

@@ -21,6 +21,9 @@
 //! - [`stale`]: what the TLBs still know right after the lock
 //! - [`unmapped`]: what the control domain may still do to a domain that is
 //!   protected, before the lock
+//! - [`xl`]: Xen's own tools in dom0, before and after; [`freed`]: what becomes
+//!   of a protected domain's memory when they destroy it
+//! - [`odd_ends`]: how a domain ends of itself, without tools
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
@@ -31,14 +34,17 @@ pub mod boot;
 mod calls;
 pub mod cost;
 mod fault;
+mod freed;
 mod holders;
 mod memory;
+mod odd_ends;
 mod open;
 mod partial;
 pub mod sealed;
 mod shared;
 pub mod stale;
 mod unmapped;
+mod xl;
 
 use std::time::Duration;
 
@@ -67,11 +73,14 @@ pub const ATTACKS: &[Group] = attack::FURTHER;
 /// All others, the long ones first, so that they do not come last alone.
 pub const GROUPS: &[&[Group]] = &[
     attack::GROUPS,
+    xl::GROUPS,
     blown::GROUPS,
     boot::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
+    freed::GROUPS,
+    odd_ends::GROUPS,
     open::GROUPS,
     audit::GROUPS,
     partial::GROUPS,
