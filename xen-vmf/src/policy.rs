@@ -88,14 +88,20 @@ impl Redistributors {
 
     /// How many of `frames` control a redistributor.
     fn control(&self, frames: &Extent) -> u64 {
-        let all = Extent::new(Mfn::new(self.start), self.pages);
-        let mut control = frames.overlap(&all);
-        let mut at = self.start + Self::PART;
-        while control != 0 && self.stride != 0 && at < all.end() {
-            control -= frames.overlap(&Extent::new(Mfn::new(at), Self::PART));
-            at += self.stride;
+        let end = self.start + self.pages;
+        let first = frames.start.get().clamp(self.start, end) - self.start;
+        let last = frames.end().clamp(self.start, end) - self.start;
+        last - first - (self.interrupts(last) - self.interrupts(first))
+    }
+
+    /// How many of the first `pages` are of the part for SGIs and PPIs.
+    const fn interrupts(&self, pages: u64) -> u64 {
+        if self.stride == 0 {
+            return 0;
         }
-        control
+        let rest = (pages % self.stride).saturating_sub(Self::PART);
+        let begun = if rest < Self::PART { rest } else { Self::PART };
+        pages / self.stride * Self::PART + begun
     }
 }
 
