@@ -85,8 +85,9 @@ pub trait Machine: Live {
     /// What stands in the way of protecting `domain`. Without `pages` those
     /// are not looked through, which takes time with their number.
     fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles;
-    /// Calls `visit` for each page that `domain` owns.
-    fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn));
+    /// Calls `visit` for the pages that `domain` owns, adjacent ones together
+    /// where Xen's list has them in order.
+    fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Extent));
     /// The pages that `domain` has been told to share, in no order. Any
     /// context.
     fn shares(&self, domain: &Domain) -> Shares;

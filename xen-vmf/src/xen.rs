@@ -34,7 +34,7 @@ unsafe extern "C" {
     fn vmf_c_this_cpu() -> u32;
     fn vmf_c_next_domain(from: u32, out: *mut Domain) -> bool;
     fn vmf_c_obstacles(domid: u16, pages: bool, out: *mut Obstacles);
-    fn vmf_c_pages(domid: u16, visit: extern "C" fn(*mut c_void, u64), context: *mut c_void);
+    fn vmf_c_pages(domid: u16, visit: extern "C" fn(*mut c_void, u64, u64), context: *mut c_void);
     fn vmf_c_owned_pages(domid: u16) -> u64;
     fn vmf_c_set_protected(domid: u16);
     fn vmf_c_frame_protected(mfn: u64) -> bool;
@@ -219,11 +219,11 @@ impl Live for Xen {
     }
 }
 
-extern "C" fn visit_page(context: *mut c_void, mfn: u64) {
+extern "C" fn visit_pages(context: *mut c_void, mfn: u64, pages: u64) {
     // SAFETY: `Machine::pages` passes a pointer to its visitor, which
     // outlives the call.
-    let visit = unsafe { &mut *context.cast::<&mut dyn FnMut(Mfn)>() };
-    visit(Mfn::new(mfn));
+    let visit = unsafe { &mut *context.cast::<&mut dyn FnMut(Extent)>() };
+    visit(Extent::new(Mfn::new(mfn), pages));
 }
 
 /// The closure of a rendezvous and what became of it.
@@ -319,11 +319,11 @@ impl Machine for Xen {
         obstacles
     }
 
-    fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Mfn)) {
-        let mut visit: &mut dyn FnMut(Mfn) = visit;
+    fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Extent)) {
+        let mut visit: &mut dyn FnMut(Extent) = visit;
         let context = core::ptr::from_mut(&mut visit).cast();
-        // SAFETY: `visit_page` gets back the visitor, during the call only.
-        unsafe { vmf_c_pages(domain.id, visit_page, context) }
+        // SAFETY: `visit_pages` gets back the visitor, during the call only.
+        unsafe { vmf_c_pages(domain.id, visit_pages, context) }
     }
 
     fn shares(&self, domain: &Domain) -> Shares {

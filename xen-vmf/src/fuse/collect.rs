@@ -38,8 +38,8 @@ impl Needs {
             let own = domain.flags.contains(DomainFlags::PROTECTED);
             if own {
                 let shares = share::true_ones(machine, &domain)?;
-                private_pages(machine, &domain, &shares, &mut |mfn| {
-                    protected.push(Extent::new(mfn, 1));
+                private_pages(machine, &domain, &shares, &mut |pages| {
+                    protected.push(pages)
                 });
                 for extent in shares.extents() {
                     unprotected.push(Extent::new(extent.mfn, extent.pages));
@@ -186,8 +186,8 @@ impl<'a> Facts<'a> {
             if domain.flags.contains(DomainFlags::PROTECTED) {
                 let shares = share::true_ones(machine, &domain)?;
                 let mut full = Ok(());
-                private_pages(machine, &domain, &shares, &mut |mfn| {
-                    full = full.and_then(|()| facts.protected.push(Extent::new(mfn, 1)));
+                private_pages(machine, &domain, &shares, &mut |pages| {
+                    full = full.and_then(|()| facts.protected.push(pages));
                 });
                 full?;
             }
@@ -301,16 +301,21 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Calls `visit` for each page of `domain` that is none of `shares`.
+/// Calls `visit` for the pages of `domain` that are none of `shares`.
 pub(super) fn private_pages<M: Machine>(
     machine: &M,
     domain: &Domain,
     shares: &Shares,
-    visit: &mut dyn FnMut(Mfn),
+    visit: &mut dyn FnMut(Extent),
 ) {
-    machine.pages(domain, &mut |mfn| {
-        if !shares.contains(mfn) {
-            visit(mfn);
+    machine.pages(domain, &mut |pages| {
+        if shares.extents().is_empty() {
+            return visit(pages);
+        }
+        for mfn in (pages.start.get()..pages.end()).map(Mfn::new) {
+            if !shares.contains(mfn) {
+                visit(Extent::new(mfn, 1));
+            }
         }
     });
 }

@@ -42,9 +42,7 @@ impl Work {
     fn prepare<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
         let mut runs = RunCounter::default();
         let shares = share::true_ones(machine, domain)?;
-        private_pages(machine, domain, &shares, &mut |mfn| {
-            runs.push(Extent::new(mfn, 1));
-        });
+        private_pages(machine, domain, &shares, &mut |pages| runs.push(pages));
         self.frames = Buffer::new(machine, runs.runs + 16)?;
         if !machine.directmap_all() {
             return Ok(());
@@ -76,8 +74,8 @@ fn leaving<'a, M: Machine>(
     let mut set = FrameSet::new(storage);
     let mut full = Ok(());
     let shares = share::true_ones(machine, domain)?;
-    private_pages(machine, domain, &shares, &mut |mfn| {
-        full = full.and_then(|()| set.push(Extent::new(mfn, 1)));
+    private_pages(machine, domain, &shares, &mut |pages| {
+        full = full.and_then(|()| set.push(pages));
     });
     full?;
     set.normalise();
