@@ -150,12 +150,12 @@ mod tests {
         };
         assert!(failed(&values).is_empty());
         let sealed = values.get_mut("yield").unwrap();
-        sealed.insert(Point::Sealed, 1020.0);
+        sealed.insert(Point::Sealed, 1010.0);
         assert!(failed(&values).is_empty());
         values
             .get_mut("yield")
             .unwrap()
-            .insert(Point::Sealed, 1021.0);
+            .insert(Point::Sealed, 1011.0);
         assert_eq!(failed(&values), ["lab/cost/a-switch-between-vcpus"]);
     }
 

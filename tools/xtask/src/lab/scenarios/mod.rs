@@ -23,7 +23,6 @@
 //!   protected, before the lock
 //! - [`xl`]: Xen's own tools in dom0, before and after; [`freed`]: what becomes
 //!   of a protected domain's memory when they destroy it
-//! - [`odd_ends`]: how a domain ends of itself, without tools
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
@@ -37,7 +36,6 @@ mod fault;
 mod freed;
 mod holders;
 mod memory;
-mod odd_ends;
 mod open;
 mod partial;
 pub mod sealed;
@@ -80,7 +78,6 @@ pub const GROUPS: &[&[Group]] = &[
     memory::GROUPS,
     holders::GROUPS,
     freed::GROUPS,
-    odd_ends::GROUPS,
     open::GROUPS,
     audit::GROUPS,
     partial::GROUPS,
