@@ -62,15 +62,7 @@
 )]
 
 mod actions;
-mod boot;
-mod clock;
-mod console;
 mod hostile;
-mod hypercall;
-mod machine;
-mod mmio;
-mod mmu;
-mod trap;
 
 use core::sync::atomic::AtomicU64;
 
@@ -78,10 +70,12 @@ use canary_core::line::{Fail, Heartbeat};
 use canary_core::pattern::{self, Checker};
 use canary_core::script::{Action, Amount, Input, Settings};
 
+use bare::clock::Clock;
+use bare::machine::{self, Gic, Machine};
+use bare::mmu::{self, Kind};
+use bare::{boot, console, say};
+
 use crate::actions::Surroundings;
-use crate::clock::Clock;
-use crate::machine::{Gic, Machine};
-use crate::mmu::Kind;
 
 /// Slices of a second: how often console input is looked at.
 const SLICES: u64 = 10;
