@@ -15,6 +15,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::SuiteOptions;
 use super::experiment::experiment;
+use super::fuzz;
 use super::images::Images;
 use super::pairwise::{self, Case, EXCLUDED};
 use super::profile::{Profile, Xen};
@@ -31,6 +32,8 @@ enum Job {
     Group(&'static Group),
     /// A case that boots its own machines, with these Xens.
     Own(&'static str, at_boot::Own, Vec<Xen>),
+    /// Hostile guests.
+    Fuzz(&'static str, fuzz::Run),
 }
 
 /// How one case went.
@@ -75,6 +78,7 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     let jobs: VecDeque<Job> = costs
         .into_iter()
         .chain(boots)
+        .chain(fuzz::CASES.map(|(name, run)| Job::Fuzz(name, run)))
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -117,7 +121,7 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
-            Self::Own(name, ..) => vec![(*name).to_owned()],
+            Self::Own(name, ..) | Self::Fuzz(name, _) => vec![(*name).to_owned()],
         }
     }
 
@@ -127,6 +131,7 @@ impl Job {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Own(_, _, xens) => xens.clone(),
+            Self::Fuzz(_, run) => vec![run.xen()],
         }
     }
 
@@ -150,6 +155,11 @@ impl Job {
                 let lab = shared.site.target().join("lab");
                 let result = run(&shared.images, &shared.base, &lab);
                 send((*name).to_owned(), start, result);
+            }
+            Self::Fuzz(name, run) => {
+                let lab = shared.site.target().join("lab");
+                let result = fuzz::perform(&shared.images, &shared.base, &lab, run);
+                send((*name).to_owned(), start, result.map(drop));
             }
         }
     }
