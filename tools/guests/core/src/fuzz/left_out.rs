@@ -77,7 +77,7 @@ pub const CALLS: &[CallRule] = &[
     },
     CallRule {
         what: "SCHEDOP_watchdog",
-        reason: "ends the guest by design; it was seen to do so with only times that are days ahead as well, why is not known",
+        reason: "ends the guest by design; a rule that let through only times that are days ahead still saw it fire, why is not known",
         matches: |_, _, call| call.number == SCHED && command(call) == 6,
     },
     CallRule {
