@@ -2,8 +2,8 @@
 
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    println!("cargo:rerun-if-changed=canary.ld");
-    println!("cargo:rustc-link-arg-bins=-T{here}/canary.ld");
+    println!("cargo:rerun-if-changed=../bare/guest.ld");
+    println!("cargo:rustc-link-arg-bins=-T{here}/../bare/guest.ld");
     // No page of file offset between segments: the raw image stays small.
     println!("cargo:rustc-link-arg-bins=-n");
     println!("cargo:rustc-link-arg-bins=--build-id=none");

@@ -99,6 +99,13 @@ enum Command {
         #[command(flatten)]
         options: bench::Options,
     },
+    /// Have hostile guests do what they may by chance, from a seed
+    Fuzz {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        options: lab::FuzzOptions,
+    },
     /// Write the statuses in docs/threat-model.md from the last attacks (`test --filter lab/attack`)
     Statuses,
     /// Get Xen's source, the guests' kernel and all else that is not in the repository
@@ -192,6 +199,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Bench { source, options } => {
             let (site, _lock) = source.site()?;
             bench::run(&site, &options).map(|()| true)
+        }
+        Command::Fuzz { source, options } => {
+            let (site, _lock) = source.site()?;
+            lab::fuzz(&site, &options)
         }
         Command::Statuses => {
             let (site, _lock) = Source { xen: None }.site()?;

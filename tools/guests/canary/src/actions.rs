@@ -11,15 +11,17 @@ use core::ptr::{with_exposed_provenance, with_exposed_provenance_mut};
 use canary_core::script::Action;
 use xen_vmf_abi::{XENVMF_lock, XENVMF_protect, XENVMF_status, XENVMF_status_domain_protected};
 
-use crate::clock::Clock;
+use bare::clock::Clock;
+use bare::hypercall::{self, DOMID_INVALID, DOMID_SELF};
+use bare::machine::Machine;
+use bare::mmu::{self, Kind};
+use bare::psci::{self, Conduit};
+use bare::say;
+use bare::trap::catch;
+
 use crate::cost;
 use crate::hostile;
-use crate::hypercall::{self, DOMID_INVALID, DOMID_SELF};
-use crate::machine::Machine;
-use crate::mmu::{self, Kind};
-use crate::say;
 use crate::sharing::Shared;
-use crate::trap::catch;
 
 const PSCI_VERSION: u64 = 0x8400_0000;
 const PSCI_SYSTEM_OFF: u64 = 0x8400_0008;
@@ -228,24 +230,9 @@ fn set_way(name: &str, clock: &Clock) {
     say!("{name}: {operations} operations in {micros} us");
 }
 
-enum Conduit {
-    Hvc,
-    Smc,
-}
-
 fn psci(conduit: Conduit, function: u64) -> u64 {
-    let result: u64;
-    // SAFETY: the functions used here read no memory; the SMC calling
-    // convention keeps all but x0 to x17.
-    unsafe {
-        match conduit {
-            Conduit::Hvc => asm!("hvc #0", inout("x0") function => result,
-                in("x1") 0, in("x2") 0, in("x3") 0, clobber_abi("C"), options(nostack)),
-            Conduit::Smc => asm!("smc #0", inout("x0") function => result,
-                in("x1") 0, in("x2") 0, in("x3") 0, clobber_abi("C"), options(nostack)),
-        }
-    }
-    result
+    // SAFETY: the functions used here touch no memory; two of them end the guest.
+    unsafe { psci::call(conduit, function, [0; 3]) }
 }
 
 /// `grant_entry_v1_t`, permit access (public/grant_table.h).

@@ -10,10 +10,10 @@
 use core::hint::black_box;
 
 use crate::actions::Surroundings;
-use crate::clock::Clock;
-use crate::hypercall::{self, GrantCopy, MulticallEntry, Return};
-use crate::mmio::Device;
-use crate::say;
+use bare::clock::Clock;
+use bare::hypercall::{self, GrantCopy, MulticallEntry, Return};
+use bare::mmio::Device;
+use bare::say;
 
 /// Rounds in a batch, and batches, of what is short.
 const SHORT: Amount = Amount {

@@ -7,8 +7,8 @@
 
 use core::ptr::from_mut;
 
-use crate::hypercall::{AddToPhysmap, DOMID_SELF, Return, domctl, memory_op};
-use crate::say;
+use bare::hypercall::{AddToPhysmap, DOMID_SELF, Return, domctl, memory_op};
+use bare::say;
 
 const XENMEM_DECREASE_RESERVATION: u64 = 1;
 const XENMEM_POPULATE_PHYSMAP: u64 = 6;

@@ -69,17 +69,9 @@
 )]
 
 mod actions;
-mod boot;
-mod clock;
-mod console;
 mod cost;
 mod hostile;
-mod hypercall;
-mod machine;
-mod mmio;
-mod mmu;
 mod sharing;
-mod trap;
 
 use core::sync::atomic::AtomicU64;
 
@@ -87,10 +79,12 @@ use canary_core::line::{Fail, Heartbeat};
 use canary_core::pattern::{self, Checker};
 use canary_core::script::{Action, Amount, Input, Settings};
 
+use bare::clock::Clock;
+use bare::machine::{self, Gic, Machine};
+use bare::mmu::{self, Kind};
+use bare::{boot, console, say};
+
 use crate::actions::Surroundings;
-use crate::clock::Clock;
-use crate::machine::{Gic, Machine};
-use crate::mmu::Kind;
 use crate::sharing::Shared;
 
 /// Slices of a second: how often console input is looked at.

@@ -11,8 +11,8 @@ use core::ptr::{NonNull, with_exposed_provenance, with_exposed_provenance_mut};
 
 use xen_vmf_guest::{Bounce, PAGE_SIZE, share_arguments};
 
-use crate::hypercall::{DOMID_SELF, Return, raw};
-use crate::say;
+use bare::hypercall::{DOMID_SELF, Return, raw};
+use bare::say;
 
 const MEMORY_OP: u64 = 12;
 const MULTICALL: u64 = 13;

@@ -38,6 +38,7 @@ pub struct Images {
     hostile_ramdisk: PathBuf,
     domu_ramdisk: PathBuf,
     canary: PathBuf,
+    fuzz: PathBuf,
     xens: HashMap<Xen, Built>,
 }
 
@@ -73,6 +74,7 @@ impl Images {
             hostile_ramdisk,
             domu_ramdisk,
             canary: guests::bare_metal(site, "canary")?,
+            fuzz: guests::bare_metal(site, "fuzz")?,
             xens: HashMap::new(),
         };
         for wanted in xens {
@@ -143,7 +145,10 @@ impl Images {
             _ => &self.dom0_ramdisk,
         };
         let dom0 = DomainFiles {
-            kernel: places.add("dom0's kernel", &self.kernel)?,
+            kernel: match profile.dom0.guest {
+                Guest::Fuzz => places.add("the fuzzer", &self.fuzz)?,
+                _ => places.add("dom0's kernel", &self.kernel)?,
+            },
             ramdisk: Some(places.add("dom0's ramdisk", dom0_ramdisk)?),
         };
         let mut nodes = String::new();
@@ -162,12 +167,19 @@ impl Images {
                     kernel: places.add(&name, &self.canary)?,
                     ramdisk: None,
                 },
+                Guest::Fuzz => DomainFiles {
+                    kernel: places.add(&name, &self.fuzz)?,
+                    ramdisk: None,
+                },
             };
             let template = self.template(&domain.device_tree)?;
             nodes += &device_tree::domain_node(&template, &name, domain, &files)
                 .with_context(|| domain.device_tree.clone())?;
         }
-        let arguments = format!("console=hvc0 {}", profile.dom0.arguments);
+        let arguments = match profile.dom0.guest {
+            Guest::Fuzz => profile.dom0.arguments.clone(),
+            _ => format!("console=hvc0 {}", profile.dom0.arguments),
+        };
         let system = device_tree::system(
             &self.template(&profile.device_tree)?,
             profile,

@@ -13,7 +13,8 @@
 //!   says; [`report`]: what is kept
 //! - [`experiment`]: look, blow, look again; [`demo`] shows it, [`suite`] runs it
 //!   over the matrix of [`pairwise`] and adds single [`scenarios`]; [`seeded`]
-//!   asks every oracle about a Xen with a fault in it
+//!   asks every oracle about a Xen with a fault in it; [`fuzz`] has hostile
+//!   guests do what they may
 
 mod attack_symbols;
 mod audit;
@@ -22,6 +23,7 @@ mod demo;
 pub mod demux;
 mod device_tree;
 mod experiment;
+mod fuzz;
 mod gates;
 mod gdb;
 pub mod images;
@@ -47,6 +49,7 @@ use clap::Args;
 use vmf_audit::registers::Share;
 
 pub use self::demo::demo;
+pub use self::fuzz::{Options as FuzzOptions, fuzz};
 use self::images::Images;
 pub use self::profile::Cpu;
 use self::profile::Profile;

@@ -118,10 +118,13 @@ pub struct Xen {
     pub attack: bool,
 }
 
-/// The control domain: Linux.
+/// The control domain: Linux, unless told otherwise.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dom0 {
+    /// What runs in it: Linux, or the fuzzer.
+    #[serde(default)]
+    pub guest: Guest,
     /// Memory in MiB.
     pub mib: u64,
     /// Number of vCPUs.
@@ -166,15 +169,18 @@ pub struct Domain {
 }
 
 /// What a domain runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Guest {
     /// Debian's kernel with a canary as its first process.
+    #[default]
     Linux,
     /// The bare-metal canary.
     Canary,
     /// Debian's kernel with a process that makes hypercalls against others.
     Hostile,
+    /// The bare-metal fuzzer.
+    Fuzz,
 }
 
 impl Cpu {

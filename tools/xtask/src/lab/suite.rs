@@ -15,6 +15,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::SuiteOptions;
 use super::experiment::experiment;
+use super::fuzz;
 use super::images::Images;
 use super::pairwise::{self, Case, EXCLUDED};
 use super::profile::{Profile, Xen};
@@ -34,6 +35,8 @@ enum Job {
     Own(&'static str, at_boot::Own, Vec<Xen>),
     /// The cases about what guests see, from the same boots.
     Cost,
+    /// Hostile guests.
+    Fuzz(&'static str, fuzz::Run),
 }
 
 /// How one case went.
@@ -79,6 +82,7 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         .into_iter()
         .chain([Job::Cost])
         .chain(boots)
+        .chain(fuzz::CASES.map(|(name, run)| Job::Fuzz(name, run)))
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -125,7 +129,7 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
-            Self::Own(name, ..) => vec![(*name).to_owned()],
+            Self::Own(name, ..) | Self::Fuzz(name, _) => vec![(*name).to_owned()],
             Self::Cost => figure::CASES.map(str::to_owned).to_vec(),
         }
     }
@@ -137,6 +141,7 @@ impl Job {
             Self::Group(group) => vec![group.profile(base).xen],
             Self::Own(_, _, xens) => xens.clone(),
             Self::Cost => cost::XENS.to_vec(),
+            Self::Fuzz(_, run) => vec![run.xen()],
         }
     }
 
@@ -144,7 +149,7 @@ impl Job {
     fn has_tools(&self, base: &Profile) -> bool {
         match self {
             Self::Group(group) => group.profile(base).dom0.tools,
-            Self::Matrix(_) | Self::Own(..) | Self::Cost => false,
+            Self::Matrix(_) | Self::Own(..) | Self::Fuzz(..) | Self::Cost => false,
         }
     }
 
@@ -184,6 +189,11 @@ impl Job {
                         }
                     }
                 }
+            }
+            Self::Fuzz(name, run) => {
+                let lab = shared.site.target().join("lab");
+                let result = fuzz::perform(&shared.images, &shared.base, &lab, run);
+                send((*name).to_owned(), start, result.map(drop));
             }
         }
     }

@@ -23,6 +23,26 @@
     add     \reg, \reg, #:lo12:\symbol
 .endm
 
+/* Tables at x21; x0 to x2 are lost. */
+.macro mmu_on
+    mov     x0, #0x04ff                 /* 0: write-back, 1: device nGnRE */
+    msr     mair_el1, x0
+    /* T0SZ 25, write-back, inner shareable, 4K, no TTBR1 walks. */
+    ldr     x0, =(25 | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 23))
+    mrs     x1, id_aa64mmfr0_el1
+    and     x1, x1, #0xf
+    mov     x2, #5
+    cmp     x1, x2
+    csel    x1, x1, x2, lo
+    bfi     x0, x1, #32, #3
+    msr     tcr_el1, x0
+    msr     ttbr0_el1, x21
+    isb
+    ldr     x0, =(0x30d00800 | (1 << 12) | (1 << 2) | 1)
+    msr     sctlr_el1, x0
+    isb
+.endm
+
 .section .text.head, "ax"
 .global _start
 _start:
@@ -40,11 +60,12 @@ boot:
     mov     x19, x0
     load_address x20, _start            /* where the image really is */
 
-    load_address x21, table_l1          /* L1, L2, L3: three pages in a row */
+    load_address x21, table_l1          /* L1, L2, L3, another L1: four pages */
     add     x22, x21, #0x1000
     add     x23, x21, #0x2000
+    add     x24, x21, #0x3000
     mov     x0, x21
-    add     x1, x21, #0x3000
+    add     x1, x21, #0x4000
 1:  stp     xzr, xzr, [x0], #16
     cmp     x0, x1
     b.lo    1b
@@ -55,6 +76,7 @@ boot:
     lsl     x2, x1, #30
     orr     x2, x2, x5
     str     x2, [x21, x1, lsl #3]
+    str     x2, [x24, x1, lsl #3]
     lsr     x1, x19, #30
     lsl     x2, x1, #30
     orr     x2, x2, x5
@@ -63,6 +85,7 @@ boot:
     /* The image at its virtual address. */
     orr     x2, x22, #PAGE_TABLE
     str     x2, [x21, #(511 * 8)]
+    str     x2, [x24, #(511 * 8)]
     orr     x2, x23, #PAGE_TABLE
     str     x2, [x22]
     load_address x6, _text_end
@@ -87,7 +110,7 @@ boot:
     /* The stores went past the cache: drop what it may hold of the tables. */
     dmb     sy
     mov     x0, x21
-    add     x1, x21, #0x3000
+    add     x1, x21, #0x4000
 3:  dc      ivac, x0
     add     x0, x0, #16                 /* the smallest line there can be */
     cmp     x0, x1
@@ -98,22 +121,7 @@ boot:
     dsb     nsh
     isb
 
-    mov     x0, #0x04ff                 /* 0: write-back, 1: device nGnRE */
-    msr     mair_el1, x0
-    /* T0SZ 25, write-back, inner shareable, 4K, no TTBR1 walks. */
-    ldr     x0, =(25 | (1 << 8) | (1 << 10) | (3 << 12) | (1 << 23))
-    mrs     x1, id_aa64mmfr0_el1
-    and     x1, x1, #0xf
-    mov     x2, #5
-    cmp     x1, x2
-    csel    x1, x1, x2, lo
-    bfi     x0, x1, #32, #3
-    msr     tcr_el1, x0
-    msr     ttbr0_el1, x21
-    isb
-    ldr     x0, =(0x30d00800 | (1 << 12) | (1 << 2) | 1)
-    msr     sctlr_el1, x0
-    isb
+    mmu_on
     ldr     x0, =high
     br      x0
 
@@ -137,6 +145,40 @@ high:
 6:  wfi
     b       6b
 
+/*
+ * A further vCPU, x0 the virtual address of a Start (boot.rs). Rust makes the
+ * identity map not executable, so it comes up on tables of its own.
+ */
+.global further_vcpu
+further_vcpu:
+    msr     daifset, #0xf
+    mov     x19, x0
+    load_address x21, table_further
+    ic      iallu
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    mmu_on
+    ldr     x0, =further_high
+    br      x0
+
+further_high:
+    sub     x21, x21, #0x3000           /* table_l1 */
+    msr     ttbr0_el1, x21
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    ldr     x0, =vectors
+    msr     vbar_el1, x0
+    isb
+    ldp     x0, x1, [x19]               /* stack_top, enter */
+    mov     sp, x0
+    mov     x0, x19
+    mov     x29, xzr
+    mov     x30, xzr
+    br      x1
+
     .ltorg
 
 .section .tables, "aw", %nobits
@@ -144,6 +186,8 @@ high:
 .global table_l1
 table_l1:
     .skip   0x3000
+table_further:
+    .skip   0x1000
 
 /* Exceptions. All that is taken from EL1 goes to Rust with the registers. */
 .section .text, "ax"

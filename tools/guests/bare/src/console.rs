@@ -55,13 +55,13 @@ impl Write for Console {
     }
 }
 
-/// Prints a line that begins with `canary: `.
-pub fn line(text: fmt::Arguments<'_>) {
-    let _ = writeln!(Console, "canary: {text}");
+/// Prints a line that begins with `who: `.
+pub fn line(who: &str, text: fmt::Arguments<'_>) {
+    let _ = writeln!(Console, "{who}: {text}");
 }
 
-/// `say!(format…)` prints a line that begins with `canary: `.
+/// `say!(format…)` prints a line that begins with the program's name.
 #[macro_export]
 macro_rules! say {
-    ($($part:tt)*) => { $crate::console::line(format_args!($($part)*)) };
+    ($($part:tt)*) => { $crate::console::line(env!("CARGO_PKG_NAME"), format_args!($($part)*)) };
 }

@@ -1,5 +1,5 @@
 //! Exceptions: those that a test provokes are recorded and skipped, all
-//! others end the canary with a report.
+//! others end the guest with a report. Each vCPU has a record of its own.
 #![allow(
     unsafe_code,
     reason = "called from the vectors; changes the return address of what it interrupts"
@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use aarch64_cpu::registers::{ESR_EL1, FAR_EL1};
 use tock_registers::interfaces::Readable;
+
+use crate::boot::{VCPUS, vcpu};
 
 /// The registers that boot.S has saved.
 #[repr(C)]
@@ -24,10 +26,22 @@ pub struct Frame {
 const _: () = assert!(core::mem::offset_of!(Frame, elr) == 0xb0);
 const _: () = assert!(core::mem::offset_of!(Frame, x29) == 0xa0);
 
-static ARMED: AtomicBool = AtomicBool::new(false);
-static CAUGHT: AtomicBool = AtomicBool::new(false);
-static CAUGHT_ESR: AtomicU64 = AtomicU64::new(0);
-static CAUGHT_FAR: AtomicU64 = AtomicU64::new(0);
+/// What one vCPU has caught.
+struct Record {
+    armed: AtomicBool,
+    caught: AtomicBool,
+    esr: AtomicU64,
+    far: AtomicU64,
+}
+
+static RECORDS: [Record; VCPUS] = [const {
+    Record {
+        armed: AtomicBool::new(false),
+        caught: AtomicBool::new(false),
+        esr: AtomicU64::new(0),
+        far: AtomicU64::new(0),
+    }
+}; VCPUS];
 
 /// An exception that was caught.
 #[derive(Clone, Copy)]
@@ -47,14 +61,15 @@ impl fmt::Display for Abort {
 /// Runs `probe`, in which each instruction that traps is skipped; returns its
 /// value, or the first exception.
 pub fn catch<T>(probe: impl FnOnce() -> T) -> Result<T, Abort> {
-    CAUGHT.store(false, Relaxed);
-    ARMED.store(true, Relaxed);
+    let record = &RECORDS[vcpu()];
+    record.caught.store(false, Relaxed);
+    record.armed.store(true, Relaxed);
     let value = probe();
-    ARMED.store(false, Relaxed);
-    if CAUGHT.load(Relaxed) {
+    record.armed.store(false, Relaxed);
+    if record.caught.load(Relaxed) {
         Err(Abort {
-            esr: CAUGHT_ESR.load(Relaxed),
-            far: CAUGHT_FAR.load(Relaxed),
+            esr: record.esr.load(Relaxed),
+            far: record.far.load(Relaxed),
         })
     } else {
         Ok(value)
@@ -71,10 +86,11 @@ const SERROR: u64 = 7;
 #[unsafe(no_mangle)]
 extern "C" fn rust_exception(kind: u64, frame: &mut Frame) {
     let (esr, far) = (ESR_EL1.get(), FAR_EL1.get());
-    if ARMED.load(Relaxed) && matches!(kind, SYNCHRONOUS | SERROR) {
-        if !CAUGHT.swap(true, Relaxed) {
-            CAUGHT_ESR.store(esr, Relaxed);
-            CAUGHT_FAR.store(far, Relaxed);
+    let record = &RECORDS[vcpu()];
+    if record.armed.load(Relaxed) && matches!(kind, SYNCHRONOUS | SERROR) {
+        if !record.caught.swap(true, Relaxed) {
+            record.esr.store(esr, Relaxed);
+            record.far.store(far, Relaxed);
         }
         if kind == SYNCHRONOUS {
             frame.elr += 4;

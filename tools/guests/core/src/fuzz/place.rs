@@ -1,0 +1,58 @@
+//! What the generator knows of the guest that it makes events for.
+
+/// Whose place the guest is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A domU.
+    Guest,
+    /// The control domain.
+    Control,
+}
+
+/// How far the fuse is, as far as the events depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the blow, and while it happens.
+    Before,
+    /// After it.
+    After,
+}
+
+/// The guest's addresses and neighbours. Virtual addresses are physical ones,
+/// but for the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Whose place it is in.
+    pub role: Role,
+    /// How far the fuse is.
+    pub phase: Phase,
+    /// The vCPU that executes.
+    pub vcpu: u64,
+    /// The vCPU that executes nothing, and may be started and stopped.
+    pub spare: u64,
+    /// Physical address of the code that the spare one may be started at.
+    pub spare_entry: u64,
+    /// First address of the memory that may be lost: 2 MiB, aligned.
+    pub arena: u64,
+    /// The page with the structures of this vCPU's hypercalls.
+    pub page: u64,
+    /// A read-only address of the image.
+    pub image: u64,
+    /// Base of GICD; 0 if there is none.
+    pub distributor: u64,
+    /// Base of GICR; 0 if there is none.
+    pub redistributor: u64,
+    /// Base of the virtual UART; 0 if there is none.
+    pub uart: u64,
+    /// A domain that is left in peace but for what the fuse forbids anyway.
+    pub sentinel: u16,
+    /// A domain with which anything may be done.
+    pub prey: u16,
+    /// What stock Xen does not survive either is done as well.
+    pub known: bool,
+}
+
+/// Size of the arena.
+pub const ARENA: u64 = 2 << 20;
+/// An address that nothing answers (public/arch-arm.h), inside 39 bits.
+pub const NOTHING: u64 = 0x70_0000_0000;
