@@ -81,16 +81,18 @@
  * Shares pages of domid with Xen and, by grants, with others, although the
  * domain is protected or is going to be. arg0 is the first guest frame,
  * arg1 the number of frames, 1 to XENVMF_share_pages_max. They have to
- * be RAM of the domain, and can no longer be executed. There is no way back.
+ * be RAM of the domain, and can no longer be executed, given up or mapped
+ * anew: there is no way back.
  * A domain may do it for itself until the machine is locked, the control
- * domain for others until they are protected.
+ * domain for others until they are protected: so a domain that relies on its
+ * protection looks at what it shares.
  */
 #define XENVMF_share 8
 
 /*
  * Most pages of one XENVMF_share.
  */
-#define XENVMF_share_pages_max 1024
+#define XENVMF_share_pages_max 64
 
 /*
  * Most extents (runs of guest frames with adjacent machine frames) that a

@@ -104,9 +104,10 @@ pub trait Status: Machine {
     /// may write, and has not given up.
     fn owned_ram(&self, domain: &Domain, gfn: Gfn) -> Option<Mfn>;
     /// Takes `new` into the list of pages that `domain` shares, and from the
-    /// domain the right to execute them. Nothing of it on an error: `Again`
-    /// where stage 2 says something else by now, `NoMemory` where it has no
-    /// room for the tables.
+    /// domain the right to execute them; from then on its stage 2 does not
+    /// change there. Nothing of it on an error: `Again` where stage 2 says
+    /// something else by now, `Done` where a page is shared already, `NoSpace`
+    /// where the list is full, `NoMemory` where stage 2 has no room for tables.
     fn share(&self, domain: &Domain, new: &Shares) -> Result<(), Error>;
 }
 
@@ -197,7 +198,7 @@ pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, E
     Ok(Outcome::Value(value))
 }
 
-/// `XENVMF_share`. The glue lets in one at a time.
+/// `XENVMF_share`.
 fn share_pages<S: Status>(xen: &S, domain: &Domain, own: bool, call: &Call) -> Result<(), Error> {
     let flag = |f| domain.flags.intersects(f);
     if flag(DomainFlags::CONTROL | DomainFlags::HARDWARE) {

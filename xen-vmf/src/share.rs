@@ -6,9 +6,10 @@
 //! else of the domain does not.
 //!
 //! What has been named is a list of guest frames with the machine frames that
-//! were behind them. Only what stage 2 still says when the fuse is blown
-//! counts ([`true_ones`]): a page that has moved since is private again, as
-//! forbidden is the default.
+//! were behind them, and Xen does not let stage 2 change there any more. Should
+//! it have changed all the same when the fuse is blown, the extent is private
+//! again ([`true_ones`]): forbidden is the default. What is judged and what is
+//! taken away go by the same list, in the rendezvous.
 //!
 //! Nobody executes from a shared page. The right goes when it is shared:
 //! whoever writes Xen's data could put code there for the guest to run.
@@ -74,24 +75,25 @@ impl Shares {
             .any(|e| Extent::new(e.mfn, e.pages).contains(mfn))
     }
 
+    /// Whether all of `frames` are in one of the extents.
+    pub fn cover(&self, frames: &Extent) -> bool {
+        self.extents()
+            .iter()
+            .any(|e| Extent::new(e.mfn, e.pages).overlap(frames) == frames.pages)
+    }
+
     fn sort(&mut self) {
         self.list[..self.len].sort_unstable_by_key(|e| e.gfn);
     }
 }
 
 /// What sharing `pages` guest frames from `gfn` on means: extents of machine
-/// frames, all of them RAM of the domain, none of them shared already. A
-/// guest's hypercall: the answer may be out of date at once, so
-/// [`Status::share`] compares again.
+/// frames, all of them RAM of the domain. A guest's hypercall: the answer may
+/// be out of date at once, so [`Status::share`] compares again.
 pub fn wanted<S: Status>(xen: &S, domain: &Domain, gfn: u64, pages: u64) -> Result<Shares, Error> {
     let end = gfn.checked_add(pages).ok_or(Error::Invalid)?;
     if pages == 0 || pages > u64::from(abi::XENVMF_share_pages_max) {
         return Err(Error::Invalid);
-    }
-    let noted = xen.shares(domain);
-    let overlaps = |e: &GuestExtent| e.gfn.get() < end && gfn < e.gfn.get() + e.pages;
-    if noted.extents().iter().any(overlaps) {
-        return Err(Error::Done);
     }
     let mut new = Shares::default();
     for frame in gfn..end {
@@ -108,9 +110,6 @@ pub fn wanted<S: Status>(xen: &S, domain: &Domain, gfn: u64, pages: u64) -> Resu
                 p2m_type: P2mType::RamRw,
             })?,
         }
-    }
-    if noted.len + new.len > MAX {
-        return Err(Error::NoSpace);
     }
     Ok(new)
 }

@@ -97,14 +97,14 @@ fn below<T: Tables, E>(
 }
 
 /// Sets the valid bit of every entry that means something, and takes the right
-/// to execute from every leaf that reaches `forbidden`.
+/// to execute from every leaf whose frames are `forbidden`.
 ///
 /// Xen clears the valid bit to learn what a guest touches and restores it on a
 /// fault; after the lock it could not. Invalid to valid needs no TLB
 /// maintenance, only a barrier. A change of permissions needs no
 /// break-before-make (Arm ARM DDI 0487J.a, D8.14.1), but the TLBs of guests
 /// flushed. Both are the caller's. Returns how many entries changed.
-pub fn settle<T: TablesMut>(tables: &T, root: &Root, forbidden: &Extent) -> u64 {
+pub fn settle<T: TablesMut>(tables: &T, root: &Root, forbidden: &dyn Fn(&Extent) -> bool) -> u64 {
     let mut changed = 0;
     for i in 0..1u64 << root.order {
         let frame = Mfn::new(root.frame.get() + i);
@@ -113,7 +113,12 @@ pub fn settle<T: TablesMut>(tables: &T, root: &Root, forbidden: &Extent) -> u64 
     changed
 }
 
-fn settle_table<T: TablesMut>(tables: &T, frame: Mfn, level: u8, forbidden: &Extent) -> u64 {
+fn settle_table<T: TablesMut>(
+    tables: &T,
+    frame: Mfn,
+    level: u8,
+    forbidden: &dyn Fn(&Extent) -> bool,
+) -> u64 {
     let mut changed = 0;
     for index in 0..ENTRIES {
         let old = Stage2::from_bits(tables.with(frame, |entries| entries[index]));
@@ -126,7 +131,7 @@ fn settle_table<T: TablesMut>(tables: &T, frame: Mfn, level: u8, forbidden: &Ext
             old
         } else {
             let frames = Extent::new(old.mfn(), level_pages(level));
-            if forbidden.overlap(&frames) != 0 {
+            if forbidden(&frames) {
                 old.never_executed()
             } else {
                 old

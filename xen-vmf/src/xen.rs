@@ -77,8 +77,11 @@ unsafe extern "C" {
 
 /// No such frame (`INVALID_MFN`).
 const NO_FRAME: u64 = u64::MAX;
-/// `-ENOMEM` from `vmf_c_share`.
+/// `-ESRCH`, `-ENOMEM`, `-EEXIST` and `-ENOSPC` from `vmf_c_share`.
+const SHARE_NO_DOMAIN: i32 = -3;
 const SHARE_NO_MEMORY: i32 = -12;
+const SHARE_EXISTS: i32 = -17;
+const SHARE_NO_SPACE: i32 = -28;
 
 /// The machine that Xen runs on. It has no state of its own: all of it is
 /// Xen's.
@@ -585,7 +588,10 @@ impl Status for Xen {
         // SAFETY: the accessor copies the list, and compares it with stage 2.
         match unsafe { vmf_c_share(domain.id, list.as_ptr(), list.len() as u32) } {
             0 => Ok(()),
+            SHARE_NO_DOMAIN => Err(Error::NoDomain),
             SHARE_NO_MEMORY => Err(Error::NoMemory),
+            SHARE_EXISTS => Err(Error::Done),
+            SHARE_NO_SPACE => Err(Error::NoSpace),
             _ => Err(Error::Again),
         }
     }

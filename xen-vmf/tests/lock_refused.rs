@@ -47,6 +47,17 @@ fn each_obstacle_is_named() {
     }
 }
 
+/// A protected domain can give Xen areas in pages that it shares. Should one of
+/// them not be shared any more, Xen would lose it.
+#[test]
+fn private_areas_of_a_protected_domain() {
+    for all in [false, true] {
+        let sim = ready(all);
+        sim.change(1, |d| d.obstacles.pv_pages = 1);
+        refused(&sim, Error::PvPages);
+    }
+}
+
 #[test]
 fn obstacles_of_the_seal_are_its_own() {
     for all in [false, true] {

@@ -53,12 +53,14 @@ pub fn lock<M: Machine>(
     preflight_machine(machine, seal)?;
     for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::STAGE2)) {
         // What of Xen's own a protected domain sees (shared info, grant table),
-        // Xen can write. Nobody is to put code there for the guest to run.
-        let forbidden = match domain.flags.contains(DomainFlags::PROTECTED) {
-            true => machine.layout().xenheap,
-            false => Extent::new(Mfn::new(0), 0),
-        };
-        stage2::settle(machine, &domain.root, &forbidden);
+        // and what it shares, Xen can write. Nobody is to put code there for
+        // the guest to run.
+        let protected = domain.flags.contains(DomainFlags::PROTECTED);
+        let xenheap = machine.layout().xenheap;
+        let shares = share::true_ones(machine, &domain)?;
+        stage2::settle(machine, &domain.root, &|frames| {
+            protected && (xenheap.overlap(frames) != 0 || shares.cover(frames))
+        });
     }
     machine.publish();
     machine.flush_guests();
@@ -271,6 +273,12 @@ fn stopped<'a, M: Machine>(
         let start = machine.now();
         preflight_machine(machine, seal)?;
         windows_idle(machine)?;
+        for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED)) {
+            machine.keep_shares(&domain, &share::true_ones(machine, &domain)?);
+            if machine.obstacles(&domain, false).pv_pages != 0 {
+                return Err(Error::PvPages);
+            }
+        }
         let storage = storage.take().ok_or(Error::Again)?;
         let facts = Facts::gather(machine, storage, share)?;
         if facts.stray_leaves != 0 {
@@ -313,9 +321,6 @@ fn carry_out<M: Machine>(
     commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
 
     machine.freeze(seal == Seal::Full)?;
-    for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED)) {
-        machine.keep_shares(&domain, &share::true_ones(machine, &domain)?);
-    }
     commit::commit(machine, edits);
     machine.destroy_windows();
     machine.flush_all();

@@ -111,13 +111,14 @@ pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
 fn stopped<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<Tally, Error> {
     let mut tally = Tally::default();
     machine.rendezvous(&mut |machine| {
+        // First what is shared: what stands in the way is judged by it.
+        machine.keep_shares(domain, &share::true_ones(machine, domain)?);
         // Once more: an idle CPU may have finished something.
         preflight_domain(machine, domain)?;
         windows_idle(machine)?;
         if machine.directmap_all() {
             tally = remove(machine, domain, work)?;
         }
-        machine.keep_shares(domain, &share::true_ones(machine, domain)?);
         machine.set_protected(domain);
         machine.clear_windows();
         machine.flush_all();

@@ -12,13 +12,15 @@ use xen_vmf::error::Error;
 use xen_vmf::hypercall::Status;
 use xen_vmf::machine::{Domain, DomainFlags, Machine, Obstacles};
 use xen_vmf::share::Shares;
-use xen_vmf::stage2::Root;
+use xen_vmf::stage2::{GuestExtent, Root};
 use xen_vmf::walk::{Tables, TablesMut};
 use xen_vmf::window::{TABLES, WINDOW_BYTES, Window};
 
 pub const CPUS: u64 = 3;
 /// Bits of a valid stage-2 page of RAM, and of a table.
 pub const S2_RAM: u64 = 1 << 55 | 3;
+/// Not executable, in stage 2.
+const XN: u64 = 1 << 54;
 
 /// A domain and what it owns.
 #[derive(Clone, Debug)]
@@ -590,8 +592,22 @@ impl Status for Sim {
     }
 
     fn share(&self, domain: &Domain, new: &Shares) -> Result<(), Error> {
+        let mut shares = self.shares(domain);
         for extent in new.extents() {
-            self.change(domain.id, |d| d.shares.push(*extent).expect("room"));
+            let gfns = |e: &GuestExtent| e.gfn.get()..e.gfn.get() + e.pages;
+            let wanted = gfns(extent);
+            let mut noted = shares.extents().iter().map(gfns);
+            if noted.any(|n| n.start < wanted.end && wanted.start < n.end) {
+                return Err(Error::Done);
+            }
+            shares.push(*extent)?;
+        }
+        self.change(domain.id, |d| d.shares = shares);
+        let leaves = self.guest(domain.id).1;
+        for leaf in leaves.iter().filter(|leaf| leaf.level == 3) {
+            if new.contains(Mfn::new((leaf.bits & ADDRESS) >> 12)) {
+                self.map_guest(&domain.root, leaf.va, 3, leaf.bits | XN);
+            }
         }
         Ok(())
     }

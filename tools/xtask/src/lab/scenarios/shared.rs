@@ -193,7 +193,7 @@ fn refused(session: &mut Session) -> Result<()> {
         ("0x7ff0:0x70000:1", "-14 EFAULT"),
         ("0x7ff0:0x3001:1", "-14 EFAULT"),
         ("0x7ff0:0x40000:0", "-22 EINVAL"),
-        ("0x7ff0:0x40000:1025", "-22 EINVAL"),
+        ("0x7ff0:0x40000:65", "-22 EINVAL"),
         ("0x7ff4:0x40000:1", "-1 EPERM"),
         // Another domain's.
         ("2:0x40000:1", "-1 EPERM"),
@@ -210,6 +210,17 @@ const FIRST: u64 = CANARY_PAGES[0] >> 12;
 const MORE: u64 = FIRST + 0x100;
 
 fn share(session: &mut Session) -> Result<()> {
+    // Until then the control domain and the domain itself take pages away, and
+    // put others there.
+    let decrease = |gfn: u64| format!("vmf-probe decrease {CANARY} {gfn:#x}");
+    session.must(&decrease(FIRST + 1))?;
+    session.must(&format!("vmf-probe populate {CANARY} {:#x}", FIRST + 1))?;
+    let own = |session: &mut Session, wanted: &str| -> Result<()> {
+        let lines = told(session, CANARY, &format!("steal:0x7ff0:{FIRST:#x}"), 2)?;
+        ensure!(lines[1].contains(wanted), "steal: {lines:?}, not {wanted}");
+        Ok(())
+    };
+    own(session, "decrease 1, populate 1")?;
     let line = told(session, CANARY, "share", 1)?.remove(0);
     let wanted = format!("0 gfn {FIRST:#x} pages 4");
     ensure!(line.trim() == wanted, "share: {line}, not {wanted}");
@@ -219,6 +230,9 @@ fn share(session: &mut Session) -> Result<()> {
         &format!("0x7ff0:{FIRST:#x}:1"),
         "-17 EEXIST",
     )?;
+    // Not any more: others rely on it.
+    ends(session, &decrease(FIRST + 1), 1, &[])?;
+    own(session, "decrease 0, populate 0")?;
     let areas = told(session, CANARY, "areas", 1)?.remove(0);
     ensure!(
         areas.trim() == "vcpu_info 0 control 0 array 0",
