@@ -122,12 +122,12 @@ fn assignment(line: usize, text: &str) -> Result<(String, Value)> {
             let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
             let value = &rest[..end];
             ensure!(
-                !value.contains(['"', '\'', ';', '&', '|', '<', '>', '(', ')']),
+                !value.contains(['"', '\'', '\\', ';', '&', '|', '<', '>', '(', ')']),
                 "a value that wants quotes"
             );
             (
                 value,
-                value.contains(['$', '`', '\\', '*', '?', '~', '{']),
+                value.contains(['$', '`', '*', '?', '~', '{']),
                 &rest[end..],
             )
         }

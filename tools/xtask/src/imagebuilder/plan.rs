@@ -10,13 +10,17 @@ use anyhow::Result;
 
 use super::config::{Config, number};
 
-/// What the names of our keys begin with, and all of them. Those of a domU have
-/// an index.
-const OURS: [&str; 2] = ["VMF", "DOMU_VMF"];
+/// What the names of our keys have in them, and no key of ImageBuilder's; and
+/// all of them.
+const OURS: &str = "VMF";
 const LEVEL: &str = "VMF";
 const UNPROTECTED: &str = "DOMU_VMF_UNPROTECTED";
 const SHARE: &str = "DOMU_VMF_SHARE";
 
+/// How many domUs there are.
+const NUM_DOMUS: &str = "NUM_DOMUS";
+/// More ids than these Xen has for no domain.
+const DOMAINS: u64 = 0x7ff0;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 /// Ranges that Xen has room for in each domain, if none adjoin.
@@ -52,7 +56,10 @@ pub struct Domain {
 impl Plan {
     /// What this file asks for; the error names key and line.
     pub fn new(config: &Config) -> Result<Self> {
-        let domus = config.number("NUM_DOMUS")?.unwrap_or(0);
+        let domus = config.number(NUM_DOMUS)?.unwrap_or(0);
+        if domus > DOMAINS {
+            return Err(config.wrong(NUM_DOMUS, &format!("Xen has room for {DOMAINS}")));
+        }
         check_keys(config, domus)?;
         let level = level(config)?;
         let mut domains = Vec::new();
@@ -160,8 +167,7 @@ fn check_keys(config: &Config, domus: u64) -> Result<()> {
             Some((name, index)) => (name, number(index.trim_end_matches(']'))),
             None => (full, None),
         };
-        let ours = |prefix: &&str| name == *prefix || name.starts_with(&format!("{prefix}_"));
-        if !OURS.iter().any(ours) {
+        if !name.contains(OURS) {
             continue;
         }
         let indexed = [UNPROTECTED, SHARE].contains(&name);

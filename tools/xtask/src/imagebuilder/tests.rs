@@ -175,6 +175,11 @@ fn each_error_names_line_and_key() {
             "DOMU_VMF_SHARES[1]: not known",
         ),
         ("VMF_LEVEL=lock", "VMF_LEVEL: not known"),
+        (
+            "DOMU_VMFSHARE[1]=0x40000000,0x1000",
+            "DOMU_VMFSHARE[1]: not known",
+        ),
+        ("NUM_DOMUS=0x7ff1", "NUM_DOMUS: Xen has room for 32752"),
         ("VMF[0]=lock", "VMF[0]: has no number, it is of Xen"),
         // The level.
         ("VMF=fast", "VMF: \"fast\" is not known"),
@@ -205,6 +210,7 @@ fn each_error_names_line_and_key() {
         ("VMF=\"lock\"\"seal\"", ""),
         ("DOMU_MEM[i]=5", ""),
         ("source other", ""),
+        ("DOM0_CMD=a\\", ""),
     ];
     for (line, what) in cases {
         let what = match what {
