@@ -8,7 +8,8 @@
 //! (both [`lab`]), `test` judges all of it ([`suite`]), `mutants` judges the
 //! tests ([`mutants`]), `bench` measures ([`bench`]). [`doctor`] says what
 //! this machine lacks. [`patch`] puts the series into a Xen tree of one's own,
-//! [`headers`] keeps the C headers in step with Rust.
+//! [`headers`] keeps the C headers in step with Rust, [`imagebuilder`] writes
+//! what a system whose U-Boot script ImageBuilder makes wants for the fuse.
 
 mod apt;
 mod bench;
@@ -17,6 +18,7 @@ mod doctor;
 mod fetch;
 mod guests;
 mod headers;
+mod imagebuilder;
 mod lab;
 mod mutants;
 mod patch;
@@ -122,6 +124,17 @@ enum Command {
         #[arg(long)]
         undo: bool,
     },
+    /// Print what a system made by ImageBuilder wants for the fuse: XEN_CMD, and lines of U-Boot's script
+    #[command(
+        after_help = "Keys for it in the config file, besides ImageBuilder's own:\n  \
+        VMF=\"lock\"  the value of vmf= on Xen's command line\n  \
+        DOMU_VMF_UNPROTECTED[n]=1  the domU stays outside\n  \
+        DOMU_VMF_SHARE[n]=\"0xADDRESS,0xSIZE;...\"  guest-physical ranges that it shares with Xen"
+    )]
+    Imagebuilder {
+        /// ImageBuilder's config file
+        config: PathBuf,
+    },
     /// Generate the C headers from Rust
     Headers {
         /// Change nothing; fail if a header is not what would be generated
@@ -218,6 +231,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             let site = Site::find(None)?;
             patch::apply(&site, &xen).map(|()| true)
         }
+        Command::Imagebuilder { config } => imagebuilder::run(&config).map(|()| true),
         Command::Headers { check } => headers::run(&Site::find(None)?, check).map(|()| true),
     }
 }

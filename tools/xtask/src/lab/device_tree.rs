@@ -197,6 +197,7 @@ fn dtc(arguments: &[&str], input: &Path) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::lab::profile::{Guest, RAM_BASE};
+    use crate::process;
 
     #[test]
     fn words_are_filled_in_beside_unit_addresses() {
@@ -257,5 +258,67 @@ mod tests {
         assert!(text.contains("domU1 {") && text.contains("domU2 {"));
         assert!(text.contains("xen,dom0-bootargs = \"console=hvc0\""));
         assert!(text.contains("module@4a000000 {"));
+    }
+
+    /// An example of `dts/`, compiled behind a board's tree; returns what
+    /// `fdtget` says of a property.
+    fn example(name: &str) -> impl Fn(&str, &str) -> Result<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let folder = std::env::temp_dir().join(format!("vmf-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let board = "/dts-v1/;\n/ { #address-cells = <2>; #size-cells = <2>; chosen { }; };\n";
+        let text = std::fs::read_to_string(root.join("dts").join(name)).unwrap();
+        let (source, blob) = (folder.join("system.dts"), folder.join("system.dtb"));
+        std::fs::write(&source, board.to_owned() + &text).unwrap();
+        compile(&source, &blob).unwrap();
+        let bytes = std::fs::read(&blob).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        move |node, property| {
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(&blob, &bytes)?;
+            let mut fdtget = process::command("fdtget");
+            let out = process::output(fdtget.args(["-t", "x"]).arg(&blob).args([node, property]));
+            std::fs::remove_dir_all(&folder)?;
+            out
+        }
+    }
+
+    #[test]
+    fn the_example_with_dom0_compiles() {
+        let read = example("example-with-dom0.dts");
+        assert_eq!(read("/chosen/domU1", "vmf-unprotected").unwrap(), "");
+        assert!(read("/chosen/domU1", "vmf-share").is_err());
+        assert_eq!(
+            read("/chosen/domU2", "vmf-share").unwrap(),
+            "0 40200000 0 4000"
+        );
+        assert!(read("/chosen/domU2", "vmf-unprotected").is_err());
+    }
+
+    #[test]
+    fn the_example_of_two_that_talk_compiles() {
+        let read = example("example-two-that-talk.dts");
+        let [first, second] = ["/chosen/domU1", "/chosen/domU2"];
+        let ends = [
+            format!("{first}/evtchn-to-second"),
+            format!("{second}/evtchn-to-first"),
+        ];
+        for (end, other, port) in [(&ends[0], &ends[1], "a"), (&ends[1], &ends[0], "b")] {
+            let phandle = read(other, "phandle").unwrap();
+            let channel = read(end, "xen,evtchn").unwrap();
+            assert_eq!(channel, format!("{port} {phandle}"));
+        }
+        let memory = [
+            format!("{first}/memory-with-second"),
+            format!("{second}/memory-with-first"),
+        ];
+        for property in ["xen,shm-id", "xen,shared-mem"] {
+            let one = read(&memory[0], property).unwrap();
+            assert_eq!(one, read(&memory[1], property).unwrap());
+        }
+        for node in [first, second] {
+            assert_eq!(read(node, "vmf-share").unwrap(), "0 40200000 0 1000");
+            assert!(read(node, "vmf-unprotected").is_err());
+        }
     }
 }
