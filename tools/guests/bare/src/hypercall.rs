@@ -271,7 +271,7 @@ pub fn send(port: u32) -> Return {
 }
 
 /// `struct xen_remove_from_physmap`.
-#[repr(C)]
+#[repr(C, align(16))]
 struct RemoveFromPhysmap {
     domid: u16,
     gfn: u64,

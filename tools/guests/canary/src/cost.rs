@@ -98,28 +98,33 @@ pub fn run(name: &str, around: &Surroundings<'_>) {
     const ESRCH: Return = Return(-3);
     const DONE: Return = Return(0);
     pointer("copy-16", SHORT, ESRCH, &mut hypercall::remove_from_nobody);
-    let mut text = [0; 64];
+    let mut text = InOnePage([0; 64]);
     pointer("copy-64", SHORT, DONE, &mut || {
-        hypercall::changeset(&mut text)
+        hypercall::changeset(&mut text.0)
     });
-    let mut text = [0; 1024];
+    let mut text = InOnePage([0; 1024]);
     pointer("copy-1k", LONG, DONE, &mut || {
-        hypercall::command_line(&mut text)
+        hypercall::command_line(&mut text.0)
     });
-    let mut entries = [MulticallEntry::version(); 64];
+    let mut entries = InOnePage([MulticallEntry::version(); 64]);
     pointer("multicall-4k", LONG, DONE, &mut || {
-        hypercall::multicall(&mut entries)
+        hypercall::multicall(&mut entries.0)
     });
     let frame = around.spare_page >> 12;
-    let mut copy = GrantCopy::page(frame + 1, frame);
+    let mut copy = InOnePage(GrantCopy::page(frame + 1, frame));
     pointer("grant-copy-4k", LONG, DONE, &mut || {
-        hypercall::grant_copy(&mut copy)
+        hypercall::grant_copy(&mut copy.0)
     });
     match hypercall::alloc_unbound(hypercall::DOMID_SELF) {
         Ok(port) => pointer("event-send", SHORT, DONE, &mut || hypercall::send(port)),
         Err(result) => say!("{name}: event-send {result}"),
     }
 }
+
+/// An argument that does not go on in a second page, which Xen would have to
+/// look up as well, wherever the compiler puts it.
+#[repr(align(4096))]
+struct InOnePage<T>(T);
 
 /// An interrupt sent to the own vCPU, and the timer's: until the interrupt can
 /// be acknowledged. Interrupts stay masked in PSTATE, so no vector is entered.
