@@ -4,6 +4,7 @@
 //!   was recorded (feature `recorded`); [`transport`] is what they have in
 //!   common, and finds the one to use;
 //! * [`refusal`] gives each errno of the interface its one meaning;
+//! * [`answer`] has the types of questions and answers;
 //! * [`machine`] is the safe API: version, preflight, protect, lock, share,
 //!   status, counters, the domains.
 //!
@@ -12,6 +13,7 @@
 #[cfg(all(feature = "libxencall", target_feature = "crt-static"))]
 compile_error!("feature libxencall: a statically linked program cannot load a library");
 
+pub mod answer;
 #[cfg(feature = "libxencall")]
 pub mod libxencall;
 pub mod machine;
@@ -21,9 +23,9 @@ pub mod recorded;
 pub mod refusal;
 pub mod transport;
 
-pub use machine::{
-    Counters, DomId, DomainStatus, Error, Machine, MachineStatus, Obstacle, Shared, State,
-    Undecoded,
+pub use answer::{
+    Counters, DomId, DomainStatus, Error, MachineStatus, Obstacle, Shared, State, Undecoded,
 };
+pub use machine::Machine;
 pub use refusal::Refusal;
 pub use transport::{OpenError, Transport};
