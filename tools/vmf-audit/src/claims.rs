@@ -132,6 +132,7 @@ impl Audit {
                 ));
             }
         }
+        self.take_common();
         self.take_out_shared();
         let Some(found) = &self.found else { return };
         for domain in &found.domains {

@@ -31,8 +31,6 @@ pub enum Owner {
     Guest(u16),
     /// Xen's image: index into [`crate::xen::Found::sections`].
     Image(u16),
-    /// Xen's image, given back after boot.
-    Init,
     /// The frame table.
     FrameTable,
     /// Xen's heap.
@@ -43,6 +41,8 @@ pub enum Owner {
     InUse,
     /// Free, by the frame table.
     Free,
+    /// Xen's image, given back after boot.
+    Init,
     /// Nothing of the above: free, or a kind of memory that this verifier does not know.
     Unknown,
 }
@@ -104,6 +104,8 @@ pub struct Frames {
     owner: Vec<Owner>,
     /// Protected domain that reaches the frame.
     protected: Vec<Option<u16>>,
+    /// Claim of several domains on the frame: index into `common` of the registers file.
+    common: Vec<Option<u16>>,
     /// Xen's image, whoever else has it.
     image: Vec<bool>,
     /// Xen's image, heap or frame table, whoever else has it.
@@ -117,6 +119,7 @@ impl Frames {
         Frames {
             owner: vec![Owner::Unknown; frames],
             protected: vec![None; frames],
+            common: vec![None; frames],
             image: vec![false; frames],
             private: vec![false; frames],
         }
@@ -154,6 +157,22 @@ impl Frames {
         for (_, index, count) in dump.ram_within(pa, len) {
             self.protected[index..index + count].fill(Some(id));
         }
+    }
+
+    /// Notes that a run of physical memory is claimed to be several domains', by the claim's index; with `open` it is
+    /// nobody's to protect.
+    pub fn make_common(&mut self, dump: &Dump, pa: u64, len: u64, claim: u16, open: bool) {
+        for (_, index, count) in dump.ram_within(pa, len) {
+            self.common[index..index + count].fill(Some(claim));
+            if open {
+                self.protected[index..index + count].fill(None);
+            }
+        }
+    }
+
+    /// Which claim of several domains a frame of RAM belongs to, by index.
+    pub fn common(&self, index: usize) -> Option<usize> {
+        self.common[index].map(usize::from)
     }
 
     /// Takes a frame of Xen's own out of protection. Whether it was protected by `id`.

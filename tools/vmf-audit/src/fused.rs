@@ -15,8 +15,10 @@ use std::fmt;
 const EXTENT: u64 = 32;
 /// `VMF_WINDOW_TABLES`, asm/vmf_rust.h.
 const WINDOW_TABLES: u64 = 5;
-/// Where the table frames lie in a `Window`, after its base and a counter.
-const WINDOW_FRAMES: u64 = 16;
+/// Where a `Window` says its base, after a word for each of 128 regions.
+const WINDOW_BASE: u64 = 128 * 8;
+/// Where the table frames lie, after the base and a counter.
+const WINDOW_FRAMES: u64 = WINDOW_BASE + 16;
 
 /// The per-CPU windows: `DOMHEAP_VIRT_START` and its size, xen/arch/arm/include/asm/mmu/layout.h.
 pub const WINDOWS_VA: std::ops::Range<u64> = 0x0a00_8000_0000..0x0a08_0000_0000;
@@ -205,7 +207,7 @@ fn windows(xen: &Xen<'_>) -> Result<Vec<u64>> {
         if window == 0 {
             continue;
         }
-        let base = xen.word(window, "window")?;
+        let base = xen.word(window.wrapping_add(WINDOW_BASE), "window")?;
         if !WINDOWS_VA.contains(&base) || base % FRAME_SIZE != 0 {
             return Err(Error::CannotJudge(format!(
                 "the window of CPU {cpu} claims to be at {base:#x}"

@@ -14,6 +14,7 @@
 
 pub mod audit;
 mod claims;
+mod common;
 pub mod descriptor;
 pub mod dump;
 pub mod error;

@@ -15,6 +15,20 @@ pub struct Registers {
     /// Every domain, dom0 included. May be missing while it is still to be found out (see [`crate::xen::domains`]).
     #[serde(default)]
     pub domains: Vec<Domain>,
+    /// Memory that several domains have on purpose (static shared memory).
+    #[serde(default)]
+    pub common: Vec<Common>,
+}
+
+/// Machine frames that these domains have in common, and no others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Common {
+    /// The first frame.
+    pub mfn: Hex,
+    /// How many.
+    pub pages: u64,
+    /// The domains, of which each sees all of it.
+    pub domains: Vec<u16>,
 }
 
 /// One CPU's registers that decide what EL2 and the guests can reach.

@@ -1,5 +1,7 @@
 //! For each rule a machine on which it holds and one on which it does not; and what cannot be judged.
 
+#[path = "rules/between.rs"]
+mod between;
 mod common;
 #[path = "rules/further.rs"]
 mod further;

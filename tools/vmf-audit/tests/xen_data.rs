@@ -98,8 +98,8 @@ fn fuse(m: &mut Machine) {
     m.write(HEAP + 0x400 + PROTECTED, 1);
     let tables = m.frames(8);
     m.write(DATA + 0x48, HEAP_VA + WINDOW);
-    m.write(HEAP + WINDOW, WINDOW_VA);
-    (0..5).for_each(|i| m.write(HEAP + WINDOW + 16 + 8 * i, (tables >> 12) + i));
+    m.write(HEAP + WINDOW + 1024, WINDOW_VA);
+    (0..5).for_each(|i| m.write(HEAP + WINDOW + 1040 + 8 * i, (tables >> 12) + i));
     m.write(FROZEN, 1);
     m.write(FROZEN + 8, 1 << 34 | 1 << 27 | 1 << 12 | 5);
     m.write(FROZEN + 16, 5);
@@ -345,12 +345,12 @@ fn what_the_fuse_left_is_read_and_judged() {
         ),
         (
             "a window in the directmap",
-            |m| m.write(HEAP + WINDOW, DIRECTMAP),
+            |m| m.write(HEAP + WINDOW + 1024, DIRECTMAP),
             "L14",
         ),
         (
             "a window table that is no memory",
-            |m| m.write(HEAP + WINDOW + 16, 1),
+            |m| m.write(HEAP + WINDOW + 1040, 1),
             "L14",
         ),
         ("no vCPU", |m| m.write(DATA + 0x28, 0), "L6"),

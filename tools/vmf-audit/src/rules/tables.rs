@@ -24,8 +24,16 @@ pub(super) fn protected_mapped(audit: &Audit, found: &mut Findings) {
 
 pub(super) fn protected_in_other_stage2(audit: &Audit, found: &mut Findings) {
     for stage2 in &audit.stage2 {
-        let others = |f: &Frames, i: usize| f.protected(i).is_some_and(|p| Some(p) != stage2.id);
+        let of_claim = |index: usize| {
+            let domains = &audit.registers.common[index].domains;
+            stage2.id.is_some_and(|id| domains.contains(&id))
+        };
+        let others = |f: &Frames, i: usize| {
+            f.common(i).is_none() && f.protected(i).is_some_and(|p| Some(p) != stage2.id)
+        };
+        let outside = |f: &Frames, i: usize| f.common(i).is_some_and(|index| !of_claim(index));
         each_in_stage2(audit, stage2, others, "protected memory", found);
+        each_in_stage2(audit, stage2, outside, "what others have in common", found);
     }
 }
 
@@ -73,7 +81,10 @@ pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
 pub(super) fn executable_for_guest(audit: &Audit, found: &mut Findings) {
     for stage2 in audit.stage2.iter().filter(|s| s.protected) {
         let private = |f: &Frames, i: usize| f.private(i);
-        let shared = |f: &Frames, i: usize| matches!(f.owner(i), Owner::Shared(_));
+        let shared = |f: &Frames, i: usize| {
+            matches!(f.owner(i), Owner::Shared(_))
+                || f.common(i).is_some() && f.protected(i).is_none()
+        };
         let executable = |leaf: &stage2::Leaf| leaf.executable();
         let what = "memory of Xen's, executable";
         each_leaf_in_stage2(audit, stage2, executable, private, what, found);

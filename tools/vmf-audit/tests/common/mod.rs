@@ -83,6 +83,7 @@ impl Machine {
             registers: Registers {
                 cpus: Vec::new(),
                 domains: Vec::new(),
+                common: Vec::new(),
             },
             cpu_notes: 1,
             pstate: Vec::new(),
