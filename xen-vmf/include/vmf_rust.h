@@ -25,7 +25,7 @@ struct vmf_window;
 /*
  * Bytes of a struct Window.
  */
-#define VMF_WINDOW_STATE_BYTES 2104
+#define VMF_WINDOW_STATE_BYTES 1080
 
 /*
  * Answer of vmf_window_map when every region is in use; no address.
@@ -57,31 +57,40 @@ void vmf_window_init(struct vmf_window *window,
 uint32_t vmf_system_slot(uint32_t index);
 
 /*
+ * The address of mfn in this CPU's window, which it has one more use of from
+ * now on; or 0 where that takes vmf_window_map. IRQs may come.
+ *
+ * Safety:
+ * window is this CPU's.
+ */
+uint64_t vmf_window_find(const struct vmf_window *window, uint64_t mfn);
+
+/*
  * Maps mfn in this CPU's window and returns its address, or 0 if the frame
  * must not be mapped, or VMF_WINDOW_FULL. IRQs masked.
  *
  * Safety:
  * window is this CPU's.
  */
-uint64_t vmf_window_map(struct vmf_window *window, uint64_t mfn);
+uint64_t vmf_window_map(const struct vmf_window *window, uint64_t mfn);
 
 /*
- * Ends the use of an address from vmf_window_map; false if it is not
- * one that is in use. IRQs masked.
+ * Ends the use of an address from vmf_window_find or vmf_window_map;
+ * false if it is not one that is in use. IRQs may come.
  *
  * Safety:
  * window is this CPU's.
  */
-bool vmf_window_unmap(struct vmf_window *window, uint64_t va);
+bool vmf_window_unmap(const struct vmf_window *window, uint64_t va);
 
 /*
- * The frame behind an address from vmf_window_map, ~0 if there is
- * none. IRQs masked.
+ * The frame behind an address that is in use, ~0 if there is none. IRQs may
+ * come.
  *
  * Safety:
  * window is this CPU's.
  */
-uint64_t vmf_window_frame(struct vmf_window *window, uint64_t va);
+uint64_t vmf_window_frame(const struct vmf_window *window, uint64_t va);
 
 /*
  * Whether vmf_op knows the command.

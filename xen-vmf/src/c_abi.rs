@@ -26,7 +26,7 @@ pub const VMF_WINDOW_TABLES: u32 = 5;
 /// Bytes of address space of a CPU's window.
 pub const VMF_WINDOW_BYTES: u32 = VMF_WINDOW_TABLES << 21;
 /// Bytes of a `struct Window`.
-pub const VMF_WINDOW_STATE_BYTES: u32 = 2104;
+pub const VMF_WINDOW_STATE_BYTES: u32 = 1080;
 /// Answer of [`vmf_window_map`] when every region is in use; no address.
 pub const VMF_WINDOW_FULL: u64 = 1;
 
@@ -73,15 +73,27 @@ pub extern "C" fn vmf_system_slot(index: u32) -> u32 {
     Window::system_slot(index as usize) as u32
 }
 
+/// The address of `mfn` in this CPU's window, which it has one more use of from
+/// now on; or 0 where that takes [`vmf_window_map`]. IRQs may come.
+///
+/// # Safety
+/// `window` is this CPU's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vmf_window_find(window: *const Window, mfn: u64) -> u64 {
+    // SAFETY: changed by the caller's CPU only, and by atomic means.
+    let found = unsafe { &*window }.find(Mfn::new(mfn));
+    found.map_or(0, Vaddr::get)
+}
+
 /// Maps `mfn` in this CPU's window and returns its address, or 0 if the frame
 /// must not be mapped, or [`VMF_WINDOW_FULL`]. IRQs masked.
 ///
 /// # Safety
 /// `window` is this CPU's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmf_window_map(window: *mut Window, mfn: u64) -> u64 {
-    // SAFETY: the caller's CPU is the only user, and IRQs are masked.
-    let window = unsafe { &mut *window };
+pub unsafe extern "C" fn vmf_window_map(window: *const Window, mfn: u64) -> u64 {
+    // SAFETY: as in `vmf_window_find`.
+    let window = unsafe { &*window };
     match window.map(&mut WindowTables, Mfn::new(mfn)) {
         Ok(va) => va.get(),
         Err(Refusal::Full) => VMF_WINDOW_FULL,
@@ -89,25 +101,25 @@ pub unsafe extern "C" fn vmf_window_map(window: *mut Window, mfn: u64) -> u64 {
     }
 }
 
-/// Ends the use of an address from [`vmf_window_map`]; `false` if it is not
-/// one that is in use. IRQs masked.
+/// Ends the use of an address from [`vmf_window_find`] or [`vmf_window_map`];
+/// `false` if it is not one that is in use. IRQs may come.
 ///
 /// # Safety
 /// `window` is this CPU's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmf_window_unmap(window: *mut Window, va: u64) -> bool {
-    // SAFETY: as in `vmf_window_map`.
-    unsafe { &mut *window }.unmap(Vaddr::new(va))
+pub unsafe extern "C" fn vmf_window_unmap(window: *const Window, va: u64) -> bool {
+    // SAFETY: as in `vmf_window_find`.
+    unsafe { &*window }.unmap(Vaddr::new(va))
 }
 
-/// The frame behind an address from [`vmf_window_map`], `~0` if there is
-/// none. IRQs masked.
+/// The frame behind an address that is in use, `~0` if there is none. IRQs may
+/// come.
 ///
 /// # Safety
 /// `window` is this CPU's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmf_window_frame(window: *mut Window, va: u64) -> u64 {
-    // SAFETY: as in `vmf_window_map`.
+pub unsafe extern "C" fn vmf_window_frame(window: *const Window, va: u64) -> u64 {
+    // SAFETY: as in `vmf_window_find`.
     let frame = unsafe { &*window }.frame(Vaddr::new(va));
     frame.map_or(u64::MAX, Mfn::get)
 }

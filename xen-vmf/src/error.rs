@@ -101,7 +101,7 @@ impl From<plan::Error> for Error {
     fn from(error: plan::Error) -> Self {
         match error {
             plan::Error::TooManyEdits | plan::Error::TooFewTables => Error::Again,
-            plan::Error::Unsound(_) => Error::Unsound,
+            plan::Error::Unsound(_) | plan::Error::Misplaced(_) => Error::Unsound,
         }
     }
 }

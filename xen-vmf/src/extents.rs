@@ -47,6 +47,18 @@ impl Extent {
         };
         end.saturating_sub(start)
     }
+
+    /// For how many frames from `mfn` on the same is true: that they belong to
+    /// it, or that they do not.
+    pub const fn alike(&self, mfn: Mfn) -> u64 {
+        if mfn.get() < self.start.get() {
+            self.start.get() - mfn.get()
+        } else if mfn.get() < self.end() {
+            self.end() - mfn.get()
+        } else {
+            u64::MAX
+        }
+    }
 }
 
 /// The storage of a [`FrameSet`] is used up.
@@ -93,6 +105,12 @@ impl<'a> FrameSet<'a> {
         Ok(())
     }
 
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.sorted = true;
+    }
+
     /// Sorts and merges.
     pub fn normalise(&mut self) {
         if self.len == 0 {
@@ -130,12 +148,31 @@ impl<'a> FrameSet<'a> {
     /// How many frames of `range` are in the set.
     pub fn overlap(&self, range: &Extent) -> u64 {
         let extents = self.extents();
+        // Most questions are about frames that are nowhere near.
+        let near = |first: &Extent, last: &Extent| {
+            range.start.get() < last.end() && first.start.get() < range.end()
+        };
+        let ends = extents.first().zip(extents.last());
+        if !ends.is_some_and(|(first, last)| near(first, last)) {
+            return 0;
+        }
         let first = extents.partition_point(|e| e.end() <= range.start.get());
         extents[first..]
             .iter()
             .take_while(|e| e.start.get() < range.end())
             .map(|e| e.overlap(range))
             .sum()
+    }
+
+    /// For how many frames from `mfn` on the same is true: that they are in the
+    /// set, or that they are not.
+    pub fn alike(&self, mfn: Mfn) -> u64 {
+        let extents = self.extents();
+        let next = match extents.first() {
+            Some(first) if mfn < first.start => Some(first),
+            _ => extents.get(extents.partition_point(|e| e.end() <= mfn.get())),
+        };
+        next.map_or(u64::MAX, |extent| extent.alike(mfn))
     }
 
     /// Whether `mfn` is in the set.

@@ -85,8 +85,6 @@ impl Job {
 
 /// Additional facts that only status queries need.
 pub trait Status: Machine {
-    /// Pages that `domain` owns.
-    fn owned_pages(&self, domain: &Domain) -> u64;
     /// Accesses of a protected domain that Xen could not decode, and the guest
     /// PC of the last.
     fn undecoded(&self, domain: &Domain) -> (u64, u64);
@@ -201,7 +199,7 @@ pub fn decide<S: Status>(xen: &S, call: &Call, caller: u16) -> Result<Outcome, E
 /// `XENVMF_share`.
 fn share_pages<S: Status>(xen: &S, domain: &Domain, own: bool, call: &Call) -> Result<(), Error> {
     let flag = |f| domain.flags.intersects(f);
-    if flag(DomainFlags::CONTROL | DomainFlags::HARDWARE) {
+    if domain.in_control() {
         return Err(Error::ControlDomain);
     }
     if state::locked() {

@@ -10,7 +10,7 @@
 //!
 //! | room | job |
 //! |---|---|
-//! | [`addr`], [`descriptor`] | frames and addresses; what an entry means, one type per regime |
+//! | [`addr`], [`descriptor`], [`par`] | frames and addresses; what an entry means, one type per regime; what AT answers |
 //! | [`heap`], [`window`] | the split heap: its size, and mapping on demand |
 //! | [`walk`], [`stage2`], [`extents`] | reading tables; sets of frames |
 //! | [`share`] | what a domain keeps in Xen's reach on purpose |
@@ -33,6 +33,7 @@ pub mod fuse;
 pub mod heap;
 pub mod hypercall;
 pub mod machine;
+pub mod par;
 pub mod plan;
 pub mod policy;
 pub mod share;

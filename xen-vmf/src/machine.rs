@@ -7,6 +7,7 @@ use crate::addr::{Mfn, Vaddr};
 use crate::commit::Live;
 use crate::error::Error;
 use crate::extents::Extent;
+use crate::plan::VaRange;
 use crate::policy::Layout;
 use crate::share::Shares;
 use crate::stage2::{GuestExtent, Root};
@@ -29,6 +30,10 @@ bitflags! {
         const PROTECTED = 1 << 4;
         /// It has a stage 2.
         const STAGE2 = 1 << 5;
+        /// It is dom0, and the device tree asks for its protection.
+        const CHOSEN = 1 << 6;
+        /// It is part of regions of static shared memory.
+        const REGIONS = 1 << 7;
     }
 }
 
@@ -46,6 +51,14 @@ pub struct Domain {
     pub vttbr: u64,
     /// Root of its stage 2; meaningless without [`DomainFlags::STAGE2`].
     pub root: Root,
+}
+
+impl Domain {
+    /// Whether it stays outside because it controls others, or owns the hardware.
+    pub fn in_control(&self) -> bool {
+        let control = DomainFlags::CONTROL | DomainFlags::HARDWARE;
+        self.flags.intersects(control) && !self.flags.contains(DomainFlags::CHOSEN)
+    }
 }
 
 /// How many things of one kind stand in the way.
@@ -82,9 +95,17 @@ pub trait Machine: Live {
 
     /// The domain with the smallest id from `id` on.
     fn next_domain(&self, id: u32) -> Option<Domain>;
-    /// What stands in the way of protecting `domain`. Without `pages` those
-    /// are not looked through, which takes time with their number.
+    /// What stands in the way of protecting `domain`. Without `pages` its own
+    /// are not looked through, which takes time with their number, but for those
+    /// of the xenheap. Any context.
     fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles;
+    /// How many of `frames`, pages of a domain, somebody else refers to, but for
+    /// those that have them by static shared memory.
+    fn referenced(&self, frames: Extent) -> u64;
+    /// Number of pages that `domain` owns. Any context.
+    fn owned_pages(&self, domain: &Domain) -> u64;
+    /// Whether the frame is a page of `domain`.
+    fn owns(&self, domain: &Domain, mfn: Mfn) -> bool;
     /// Calls `visit` for the pages that `domain` owns, adjacent ones together
     /// where Xen's list has them in order.
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Extent));
@@ -128,8 +149,15 @@ pub trait Machine: Live {
     fn unmap_directmap(&self, frames: Extent);
     /// Address of a frame in the directmap.
     fn directmap_address(&self, mfn: Mfn) -> Vaddr;
-    /// Whether this CPU can read (`AT S1E2R`) `va`. Any context.
-    fn readable(&self, va: Vaddr) -> bool;
+    /// Asks this CPU's MMU (`AT S1E2R`) where `va` is not mapped: how far the
+    /// entry reaches that is not there, which is where something else may
+    /// begin. `None` if `va` is mapped. Any context.
+    fn unmapped_until(&self, va: Vaddr) -> Option<Vaddr>;
+
+    /// Whether this CPU can read `va`. Any context.
+    fn readable(&self, va: Vaddr) -> bool {
+        self.unmapped_until(va).is_none()
+    }
 
     /// Stops all other CPUs and calls `run` with IRQs masked on this one.
     fn rendezvous(&self, run: &mut dyn FnMut(&Self) -> Result<(), Error>) -> Result<(), Error>;
@@ -147,8 +175,8 @@ pub trait Machine: Live {
     fn destroy_windows(&self);
     /// Removes all stage-1&2 translations from all TLBs (`TLBI ALLE1IS`).
     fn flush_guests(&self);
-    /// Whether this CPU can read anything in its own window. Any context.
-    fn window_readable(&self) -> bool;
+    /// Addresses of this CPU's own window: first and last plus one. Any context.
+    fn window_range(&self) -> VaRange;
     /// Gives this CPU values of VTTBR_EL2 (`vttbr`, a domain's) and HCR_EL2
     /// that the lock allows: an idle one may hold anything. `false` if it
     /// reads back another HCR_EL2 than the CPU that was `first`. Any CPU,

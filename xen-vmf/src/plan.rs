@@ -1,10 +1,11 @@
 //! The plan: which entries of Xen's stage 1 change, as data.
 //!
-//! A [`Policy`] judges one leaf at a time by the frames behind it. The planner
-//! walks the tables and turns verdicts into [`Edit`]s; blocks with a mixed
-//! verdict get a new table that already has its final content. Nothing live
-//! is written: new tables are not linked, and the edits are carried out later
-//! by [`crate::commit`].
+//! A [`Policy`] judges leaves by the frames behind them, and says how far the
+//! same is true of those that follow: thousands of pages of a device take a few
+//! questions. The planner walks the tables and turns verdicts into [`Edit`]s;
+//! blocks with a mixed verdict get a new table that already has its final content.
+//! Nothing live is written: new tables are not linked, and the edits are carried
+//! out later by [`crate::commit`].
 //!
 //! The same code runs twice. First with a [`Count`], to learn how much room
 //! and how many tables are needed; then, with all CPUs stopped, with a
@@ -12,13 +13,14 @@
 //! the room does not suffice, the second run fails and nothing has happened.
 //!
 //! [`verify`] then looks at the tables as the edits would leave them, with
-//! none of the policy's code, and fails if a frame of a table or of a
-//! protected domain would still be mapped.
+//! none of the policy's code and none of its runs, and fails if a frame of a
+//! table or of a protected domain would still be mapped, or if an edit is not of
+//! an entry that it comes by.
 
-use crate::addr::{ENTRIES, Mfn, Vaddr, level_bytes, level_pages};
+use crate::addr::{ENTRIES, Mfn, PAGE_SIZE, Vaddr, level_bytes, level_pages};
 use crate::descriptor::stage1::{CONTIGUOUS_ENTRIES, Stage1};
 use crate::extents::{Extent, FrameSet};
-use crate::walk::{self, Item, Tables, TablesMut};
+use crate::walk::{Tables, TablesMut};
 
 /// What is to become of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,12 @@ pub trait Policy {
     /// The verdict on the leaf that maps `frames` at `va`.
     fn verdict(&self, va: Vaddr, frames: Extent) -> Verdict;
 
+    /// Where the addresses from `va` on map `mfn` and the frames behind it, one
+    /// after the other: for how many pages [`Policy::verdict`] is the same on any
+    /// part of them, be it one page or all. At least 1; less than is true is
+    /// allowed, more is not.
+    fn alike(&self, va: Vaddr, mfn: Mfn) -> u64;
+
     /// Whether the planner leaves the addresses from `va` on, `bytes` of
     /// them, to somebody else.
     fn elsewhere(&self, va: Vaddr, bytes: u64) -> bool;
@@ -52,6 +60,9 @@ pub enum Error {
     TooFewTables,
     /// A leaf that would stay maps a frame that must not be mapped.
     Unsound(Mfn),
+    /// An edit is not of an entry in use, or not in the order of addresses. The
+    /// frame is that of its table.
+    Misplaced(Mfn),
 }
 
 /// One entry that changes.
@@ -180,90 +191,234 @@ impl<T: TablesMut> Sink for Record<'_, T> {
 
 /// Plans `policy` for the tables below the level-0 table in `root`.
 ///
-/// `tables` reads the live tables; `sink` must not write any of them.
+/// `tables` reads the live tables; `sink` must not write any of them. Edits come
+/// in the order of addresses.
 pub fn plan<T: Tables>(
     tables: &T,
     root: Mfn,
     policy: &impl Policy,
     sink: &mut impl Sink,
 ) -> Result<(), Error> {
-    table(tables, root, 0, Vaddr::new(0), policy, sink)
+    let root = Place {
+        frame: root,
+        level: 0,
+        base: Vaddr::new(0),
+    };
+    table(tables, root, &mut Judge::new(policy), sink)
+}
+
+/// A policy, and the run that it has judged last.
+struct Judge<'a, P> {
+    policy: &'a P,
+    /// The verdict on any part of the run.
+    verdict: Verdict,
+    /// Its addresses; none where nothing is known but of the leaf before.
+    run: VaRange,
+    /// From its machine addresses to its addresses.
+    offset: u64,
+}
+
+impl<'a, P: Policy> Judge<'a, P> {
+    fn new(policy: &'a P) -> Self {
+        Self {
+            policy,
+            verdict: Verdict::Keep,
+            run: VaRange { start: 0, end: 0 },
+            offset: 0,
+        }
+    }
+
+    /// The verdict on a leaf, of which `more` follow for adjacent frames; a page is
+    /// never mixed.
+    #[inline(always)]
+    fn leaf(&mut self, va: Vaddr, mfn: Mfn, level: u8, more: bool) -> Verdict {
+        let offset = va.get().wrapping_sub(mfn.maddr());
+        let inside = self.run.start <= va.get() && va.get() + level_bytes(level) <= self.run.end;
+        if offset != self.offset || !inside {
+            self.ask(va, mfn, level, more);
+        }
+        match self.verdict {
+            Verdict::Mixed if level == 3 => Verdict::Remove,
+            // Only whole pages become read-only: a block is split first.
+            Verdict::ReadOnly if level < 3 => Verdict::Mixed,
+            verdict => verdict,
+        }
+    }
+
+    /// How many of `leaves` of adjacent frames from `va` on have the verdict that
+    /// the first one was given right now.
+    #[inline(always)]
+    fn reach(&self, va: Vaddr, level: u8, leaves: usize) -> usize {
+        if leaves == 1 {
+            return 1;
+        }
+        let bytes = self.run.end - va.get();
+        leaves.min((bytes / level_bytes(level)) as usize)
+    }
+
+    #[inline(never)]
+    fn ask(&mut self, va: Vaddr, mfn: Mfn, level: u8, more: bool) {
+        let pages = level_pages(level);
+        self.verdict = self.policy.verdict(va, Extent::new(mfn, pages));
+        self.offset = va.get().wrapping_sub(mfn.maddr());
+        // Most leaves that stand alone have nothing alike behind them.
+        let alike = if more { self.policy.alike(va, mfn) } else { 0 };
+        self.run = if alike >= pages {
+            let bytes = alike.saturating_mul(PAGE_SIZE);
+            VaRange {
+                start: va.get(),
+                end: va.get().saturating_add(bytes),
+            }
+        } else {
+            // Parts of a block may be judged otherwise than all of it.
+            let end = va.get() + level_bytes(level);
+            VaRange { start: end, end }
+        };
+    }
+}
+
+/// A table, and where in the address space it is.
+#[derive(Clone, Copy)]
+struct Place {
+    frame: Mfn,
+    level: u8,
+    base: Vaddr,
+}
+
+impl Place {
+    /// First address of an entry.
+    fn address(&self, index: usize) -> Vaddr {
+        Vaddr::new(self.base.get() + index as u64 * level_bytes(self.level))
+    }
 }
 
 fn table<T: Tables>(
     tables: &T,
-    frame: Mfn,
-    level: u8,
-    base: Vaddr,
-    policy: &impl Policy,
+    place: Place,
+    judge: &mut Judge<impl Policy>,
     sink: &mut impl Sink,
 ) -> Result<(), Error> {
-    tables.with(frame, |entries| {
-        for group in 0..ENTRIES / CONTIGUOUS_ENTRIES {
-            let first = group * CONTIGUOUS_ENTRIES;
-            let mut verdicts = [Verdict::Keep; CONTIGUOUS_ENTRIES];
-            let mut contiguous = false;
-            let mut all_keep = true;
-            for i in 0..CONTIGUOUS_ENTRIES {
-                let entry = Stage1::from_bits(entries[first + i]);
-                let va = Vaddr::new(base.get() + (first + i) as u64 * level_bytes(level));
-                if !entry.is_valid() || policy.elsewhere(va, level_bytes(level)) {
-                    continue;
-                }
-                if entry.is_table(level) {
-                    table(tables, entry.mfn(), level + 1, va, policy, sink)?;
-                    continue;
-                }
-                verdicts[i] = judge(policy, va, entry.mfn(), level);
-                contiguous |= entry.is_contiguous();
-                all_keep &= verdicts[i] == Verdict::Keep;
-            }
-            if all_keep {
+    let (level, bytes) = (place.level, level_bytes(place.level));
+    tables.with(place.frame, |entries| {
+        let (groups, _) = entries.as_chunks::<CONTIGUOUS_ENTRIES>();
+        for (group, entries) in groups.iter().enumerate() {
+            if empty(entries) {
                 continue;
             }
-            for (i, verdict) in verdicts.into_iter().enumerate() {
-                let old = Stage1::from_bits(entries[first + i]);
-                let va = Vaddr::new(base.get() + (first + i) as u64 * level_bytes(level));
-                if !old.is_leaf(level) || policy.elsewhere(va, level_bytes(level)) {
+            let first = group * CONTIGUOUS_ENTRIES;
+            let apart = falls_apart(&place, first, entries, judge);
+            let mut next = 0;
+            while let Some((&bits, rest)) = entries[next..].split_first() {
+                let (old, index) = (Stage1::from_bits(bits), first + next);
+                let va = place.address(index);
+                next += 1;
+                if !old.is_valid() || judge.policy.elsewhere(va, bytes) {
                     continue;
                 }
-                let new = match verdict {
-                    // The group falls apart, so every entry of it changes.
-                    Verdict::Keep if contiguous => old.without_contiguous(),
-                    Verdict::Keep => continue,
-                    Verdict::ReadOnly => old.without_contiguous().read_only(),
-                    Verdict::Remove => {
-                        sink.tally().leaves += 1;
-                        sink.tally().pages += level_pages(level);
-                        Stage1::INVALID
-                    }
-                    Verdict::Mixed => {
-                        sink.tally().leaves += 1;
-                        split(old, level, va, policy, sink)?
-                    }
+                if old.is_table(level) {
+                    let below = Place {
+                        frame: old.mfn(),
+                        level: level + 1,
+                        base: va,
+                    };
+                    table(tables, below, judge, sink)?;
+                    continue;
+                }
+                let leaves = 1 + adjacent(bits, rest, bytes);
+                let verdict = judge.leaf(va, old.mfn(), level, leaves > 1 || rest.is_empty());
+                let leaves = match verdict {
+                    Verdict::Mixed => 1,
+                    _ => judge.reach(va, level, leaves),
                 };
-                sink.edit(Edit {
-                    table: frame,
-                    old,
-                    new,
-                    va,
-                    index: (first + i) as u16,
-                    level,
-                })?;
+                next += leaves - 1;
+                if verdict == Verdict::Keep && !apart {
+                    continue;
+                }
+                for i in 0..leaves {
+                    change(
+                        &place,
+                        index + i,
+                        entries[index + i - first],
+                        verdict,
+                        judge,
+                        sink,
+                    )?;
+                }
             }
         }
         Ok(())
     })
 }
 
-/// The verdict on a leaf; a page is never mixed.
-fn judge(policy: &impl Policy, va: Vaddr, mfn: Mfn, level: u8) -> Verdict {
-    match policy.verdict(va, Extent::new(mfn, level_pages(level))) {
-        Verdict::Mixed if level == 3 => Verdict::Remove,
-        // Only whole pages become read-only: a block is split first.
-        Verdict::ReadOnly if level < 3 => Verdict::Mixed,
-        verdict => verdict,
-    }
+/// How many of `rest` map what follows `first`, in the same way.
+#[inline(always)]
+fn adjacent(first: u64, rest: &[u64], bytes: u64) -> usize {
+    let mut expected = first;
+    rest.iter()
+        .take_while(|bits| {
+            expected += bytes;
+            **bits == expected
+        })
+        .count()
+}
+
+/// Whether an entry of a contiguous group changes: then all of it do.
+fn falls_apart(
+    place: &Place,
+    first: usize,
+    group: &[u64; CONTIGUOUS_ENTRIES],
+    judge: &mut Judge<impl Policy>,
+) -> bool {
+    let level = place.level;
+    let mut entries = (first..).zip(group.map(Stage1::from_bits));
+    // A group without it takes no time.
+    let all = group.iter().fold(0, |all, bits| all | bits);
+    Stage1::from_bits(all).is_contiguous()
+        && entries.any(|(index, entry)| {
+            let va = place.address(index);
+            entry.is_leaf(level)
+                && !judge.policy.elsewhere(va, level_bytes(level))
+                && judge.leaf(va, entry.mfn(), level, true) != Verdict::Keep
+        })
+}
+
+/// An entry with that verdict changes. One that is kept is of a group that falls
+/// apart.
+fn change(
+    place: &Place,
+    index: usize,
+    bits: u64,
+    verdict: Verdict,
+    judge: &mut Judge<impl Policy>,
+    sink: &mut impl Sink,
+) -> Result<(), Error> {
+    let (old, va, level) = (Stage1::from_bits(bits), place.address(index), place.level);
+    let new = match verdict {
+        Verdict::Keep => old.without_contiguous(),
+        Verdict::ReadOnly => old.without_contiguous().read_only(),
+        Verdict::Remove => {
+            sink.tally().leaves += 1;
+            sink.tally().pages += level_pages(level);
+            Stage1::INVALID
+        }
+        Verdict::Mixed => {
+            sink.tally().leaves += 1;
+            split(old, level, va, judge, sink)?
+        }
+    };
+    sink.edit(Edit {
+        table: place.frame,
+        old,
+        new,
+        va,
+        index: index as u16,
+        level,
+    })
+}
+
+/// Whether none of the entries means anything.
+fn empty(group: &[u64; CONTIGUOUS_ENTRIES]) -> bool {
+    group.iter().fold(0, |all, bits| all | bits) == 0
 }
 
 /// Builds what a mixed block becomes and returns the entry that points to it.
@@ -271,7 +426,7 @@ fn split(
     block: Stage1,
     level: u8,
     base: Vaddr,
-    policy: &impl Policy,
+    judge: &mut Judge<impl Policy>,
     sink: &mut impl Sink,
 ) -> Result<Stage1, Error> {
     let table = sink.take_table()?;
@@ -281,76 +436,84 @@ fn split(
         let va = Vaddr::new(base.get() + index as u64 * level_bytes(next));
         let mfn = Mfn::new(block.mfn().get() + index as u64 * level_pages(next));
         let leaf = block.narrowed(mfn, next);
-        let entry = match judge(policy, va, mfn, next) {
+        let entry = match judge.leaf(va, mfn, next, true) {
             Verdict::Keep => leaf,
             Verdict::ReadOnly => leaf.read_only(),
             Verdict::Remove => {
                 sink.tally().pages += level_pages(next);
                 Stage1::INVALID
             }
-            Verdict::Mixed => split(leaf, next, va, policy, sink)?,
+            Verdict::Mixed => split(leaf, next, va, judge, sink)?,
         };
         sink.fill(table, index, entry);
     }
     Ok(Stage1::table(table))
 }
 
-/// The tables as they are after the edits.
+/// The tables as they are after the edits, read once from the first address on.
 struct Edited<'a, T> {
     tables: &'a T,
+    /// The edits that have not been come by yet.
     edits: &'a [Edit],
 }
 
-impl<T: Tables> Tables for Edited<'_, T> {
-    fn with<R>(&self, frame: Mfn, look: impl FnOnce(&[u64; ENTRIES]) -> R) -> R {
-        self.tables.with(frame, look)
-    }
-}
-
 impl<T: Tables> Edited<'_, T> {
-    /// What entry `index` of the table in `frame` will be. Edits of one table
-    /// stand together, in the order of their index.
-    fn entry(&self, frame: Mfn, index: usize, bits: u64, hint: &mut usize) -> Stage1 {
-        if let Some(edit) = self.edits.get(*hint)
-            && edit.table == frame
-            && usize::from(edit.index) == index
-        {
-            *hint += 1;
-            return edit.new;
-        }
-        Stage1::from_bits(bits)
+    /// Index of the next entry of a table that changes; none if that is in another
+    /// table, or none is left.
+    #[inline(always)]
+    fn upcoming(&self, table: Mfn) -> Option<usize> {
+        let edit = self.edits.first()?;
+        (edit.table == table).then_some(edit.index.into())
     }
 
-    fn check(&self, frame: Mfn, level: u8, base: Vaddr, rule: &Rule) -> Result<(), Error> {
-        let mut hint = self
-            .edits
-            .iter()
-            .position(|e| e.table == frame)
-            .unwrap_or(self.edits.len());
-        self.with(frame, |entries| {
-            for (index, &bits) in entries.iter().enumerate() {
-                // A child's edits may stand between those of its parent.
-                while let Some(edit) = self.edits.get(hint)
-                    && edit.table != frame
-                {
-                    hint += 1;
-                }
-                let entry = self.entry(frame, index, bits, &mut hint);
-                let va = base.get() + index as u64 * level_bytes(level);
-                if rule.except.contains(va) {
+    /// Takes the next edit: what its entry becomes.
+    #[inline(always)]
+    fn take(&mut self, unchanged: Stage1) -> Stage1 {
+        let Some((edit, rest)) = self.edits.split_first() else {
+            return unchanged;
+        };
+        self.edits = rest;
+        edit.new
+    }
+
+    fn check(&mut self, frame: Mfn, level: u8, base: Vaddr, rule: &Rule) -> Result<(), Error> {
+        let (tables, bytes, pages) = (self.tables, level_bytes(level), level_pages(level));
+        tables.with(frame, |entries| {
+            let mut run = Extent::new(Mfn::new(0), 0);
+            let mut next = 0;
+            let mut upcoming = self.upcoming(frame);
+            let (groups, _) = entries.as_chunks::<CONTIGUOUS_ENTRIES>();
+            for (group, entries) in groups.iter().enumerate() {
+                // An edit of an empty entry is left over, and found at the end.
+                if empty(entries) {
                     continue;
                 }
-                if entry.is_table(level) {
-                    self.check(entry.mfn(), level + 1, Vaddr::new(va), rule)?;
-                } else if entry.is_leaf(level) {
-                    rule.leaf(Item::Leaf {
-                        va: Vaddr::new(va),
-                        entry,
-                        level,
-                    })?;
+                let first = group * CONTIGUOUS_ENTRIES;
+                for (index, &bits) in (first..).zip(entries).filter(|(_, bits)| **bits != 0) {
+                    let mut entry = Stage1::from_bits(bits);
+                    if upcoming == Some(index) {
+                        entry = self.take(entry);
+                        upcoming = self.upcoming(frame);
+                    }
+                    let va = base.get() + index as u64 * bytes;
+                    if !entry.is_valid() || rule.except.contains(va) {
+                        continue;
+                    }
+                    if entry.is_table(level) {
+                        self.check(entry.mfn(), level + 1, Vaddr::new(va), rule)?;
+                        upcoming = self.upcoming(frame);
+                        continue;
+                    }
+                    if entry.mfn().get() != next {
+                        rule.leaves(&run)?;
+                        run = Extent::new(entry.mfn(), 0);
+                        next = entry.mfn().get();
+                    }
+                    run.pages += pages;
+                    next += pages;
                 }
             }
-            Ok(())
+            rule.leaves(&run)
         })
     }
 }
@@ -370,6 +533,19 @@ impl VaRange {
     pub const fn contains(&self, va: u64) -> bool {
         self.start <= va && va < self.end
     }
+
+    /// For how many pages from `va` on the same is true of their first addresses:
+    /// that they lie in it, or that they do not.
+    pub const fn alike(&self, va: u64) -> u64 {
+        let bytes = if va < self.start {
+            self.start - va
+        } else if va < self.end {
+            self.end - va
+        } else {
+            return u64::MAX;
+        };
+        bytes.div_ceil(PAGE_SIZE)
+    }
 }
 
 /// What must hold after the edits.
@@ -382,28 +558,25 @@ pub struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    fn leaf(&self, leaf: Item) -> Result<(), Error> {
-        let frames = leaf.frames();
-        if self.forbidden.iter().any(|set| set.overlap(&frames) != 0) {
-            return Err(Error::Unsound(frames.start));
+    /// Judges leaves that map adjacent frames.
+    fn leaves(&self, frames: &Extent) -> Result<(), Error> {
+        let bad = |frames: &Extent| self.forbidden.iter().any(|set| set.overlap(frames) != 0);
+        if !bad(frames) {
+            return Ok(());
         }
-        Ok(())
+        let mut each = (frames.start.get()..frames.end()).map(Mfn::new);
+        let first = each.find(|&mfn| bad(&Extent::new(mfn, 1)));
+        Err(Error::Unsound(first.unwrap_or(frames.start)))
     }
 }
 
-/// Checks the tables as `edits` would leave them against `rule`.
+/// Checks the tables as `edits` would leave them against `rule`. All edits must
+/// be of entries that are in use, in the order of addresses, each once.
 pub fn verify<T: Tables>(tables: &T, root: Mfn, edits: &[Edit], rule: &Rule) -> Result<(), Error> {
-    Edited { tables, edits }.check(root, 0, Vaddr::new(0), rule)
-}
-
-/// Calls `visit` for every table below `root`, the root included.
-pub fn each_table<T: Tables, E>(
-    tables: &T,
-    root: Mfn,
-    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
-) -> Result<(), E> {
-    walk::stage1(tables, root, &mut |item| match item {
-        Item::Table { frame, .. } => visit(frame),
-        Item::Leaf { .. } => Ok(()),
-    })
+    let mut edited = Edited { tables, edits };
+    edited.check(root, 0, Vaddr::new(0), rule)?;
+    match edited.edits {
+        [] => Ok(()),
+        [edit, ..] => Err(Error::Misplaced(edit.table)),
+    }
 }

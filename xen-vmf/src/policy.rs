@@ -89,19 +89,42 @@ impl Redistributors {
     /// How many of `frames` control a redistributor.
     fn control(&self, frames: &Extent) -> u64 {
         let end = self.start + self.pages;
+        if frames.end() <= self.start || frames.start.get() >= end {
+            return 0;
+        }
         let first = frames.start.get().clamp(self.start, end) - self.start;
         let last = frames.end().clamp(self.start, end) - self.start;
         last - first - (self.interrupts(last) - self.interrupts(first))
     }
 
+    /// Whether all of it counts as control: the stride that is claimed, a device
+    /// tree's, has no room for both parts.
+    const fn is_whole(&self) -> bool {
+        self.stride < 2 * Self::PART
+    }
+
     /// How many of the first `pages` are of the part for SGIs and PPIs.
     const fn interrupts(&self, pages: u64) -> u64 {
-        if self.stride == 0 {
+        if self.is_whole() {
             return 0;
         }
         let rest = (pages % self.stride).saturating_sub(Self::PART);
         let begun = if rest < Self::PART { rest } else { Self::PART };
         pages / self.stride * Self::PART + begun
+    }
+
+    /// For how many frames from `mfn` on the same is true: that they control a
+    /// redistributor, or that they do not.
+    fn alike(&self, mfn: Mfn) -> u64 {
+        let all = Extent::new(Mfn::new(self.start), self.pages);
+        if self.is_whole() || !all.contains(mfn) {
+            return all.alike(mfn);
+        }
+        let at = (mfn.get() - self.start) % self.stride;
+        let ends = [Self::PART, 2 * Self::PART, self.stride];
+        let end = ends.into_iter().find(|&end| at < end);
+        let end = end.unwrap_or(self.stride).min(self.stride);
+        (end - at).min(all.alike(mfn))
     }
 }
 
@@ -150,6 +173,10 @@ impl Policy for Unmap<'_> {
             n if n == frames.pages => Verdict::Remove,
             _ => Verdict::Mixed,
         }
+    }
+
+    fn alike(&self, _: Vaddr, mfn: Mfn) -> u64 {
+        self.leaving.alike(mfn)
     }
 
     fn elsewhere(&self, va: Vaddr, bytes: u64) -> bool {
@@ -222,6 +249,29 @@ impl Policy for Lock<'_> {
             _ if taken == frames.pages => Verdict::Remove,
             _ => Verdict::Mixed,
         }
+    }
+
+    /// As far as no region and no set that a verdict asks for begins or ends.
+    fn alike(&self, va: Vaddr, mfn: Mfn) -> u64 {
+        let l = self.layout;
+        let regions = [&l.image, &l.fixmap, &l.frametable, &l.vmap, &l.directmap];
+        let sets = [self.tables, self.protected, self.unprotected, self.ram];
+        let frozen = Extent::new(l.frozen, 1);
+        let frames = [
+            &l.image_frames,
+            &l.init_frames,
+            &l.frametable_frames,
+            &l.xenheap,
+            &l.boot_text,
+            &l.smc_text,
+            &frozen,
+        ];
+        let regions = regions.into_iter().map(|r| r.alike(va.get()));
+        let sets = sets.into_iter().map(|s| s.alike(mfn));
+        let frames = frames.into_iter().map(|f| f.alike(mfn));
+        let control = l.redistributors.iter().map(|r| r.alike(mfn));
+        let ends = regions.chain(sets).chain(frames).chain(control);
+        ends.fold(u64::MAX, u64::min)
     }
 
     fn elsewhere(&self, va: Vaddr, bytes: u64) -> bool {

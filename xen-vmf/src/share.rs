@@ -95,6 +95,9 @@ pub fn wanted<S: Status>(xen: &S, domain: &Domain, gfn: u64, pages: u64) -> Resu
     if pages == 0 || pages > u64::from(abi::XENVMF_share_pages_max) {
         return Err(Error::Invalid);
     }
+    if !domain.flags.contains(DomainFlags::STAGE2) || !domain.root.translates(Gfn::new(end - 1)) {
+        return Err(Error::NotRam);
+    }
     let mut new = Shares::default();
     for frame in gfn..end {
         let mfn = xen
@@ -123,6 +126,7 @@ pub fn true_ones<M: Machine>(machine: &M, domain: &Domain) -> Result<Shares, Err
         stage2::visit(machine, &domain.root, &mut |item| {
             if let Item::Leaf(leaf) = item
                 && leaf.p2m_type == P2mType::RamRw
+                && domain.root.translates(leaf.gfn)
             {
                 let pages = noted.extents().iter().map(|share| agreement(share, &leaf));
                 for (sum, pages) in found.iter_mut().zip(pages) {

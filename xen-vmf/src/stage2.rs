@@ -1,6 +1,6 @@
 //! Reading a domain's stage 2: what it maps, in which tables.
 
-use crate::addr::{ENTRIES, Gfn, Mfn, level_pages};
+use crate::addr::{ENTRIES, Gfn, Mfn, PAGE_SHIFT, level_pages};
 use crate::descriptor::stage2::{P2mType, Stage2};
 use crate::extents::Extent;
 use crate::walk::{Tables, TablesMut};
@@ -15,6 +15,18 @@ pub struct Root {
     pub level: u32,
     /// log2 of the number of tables (`P2M_ROOT_ORDER`).
     pub order: u32,
+    /// Bits of the addresses that the hardware translates (`p2m_ipa_bits`, 64 -
+    /// VTCR_EL2.T0SZ). A root at level 0 has room for 48.
+    pub input_bits: u32,
+}
+
+impl Root {
+    /// Whether the hardware translates addresses of that guest frame. Xen puts
+    /// entries into its root for others as well, which no guest comes to: beyond
+    /// VTCR_EL2.T0SZ an address is a translation fault before any table is read.
+    pub fn translates(&self, gfn: Gfn) -> bool {
+        gfn.get() >> (self.input_bits - PAGE_SHIFT) == 0
+    }
 }
 
 /// A run of guest frames that map adjacent machine frames alike.
@@ -62,6 +74,39 @@ pub fn visit<T: Tables, E>(
         below(tables, frame, level, gfn, visitor)?;
     }
     Ok(())
+}
+
+/// Calls `visit` for every table, and looks at no leaf.
+pub fn each_table<T: Tables, E>(
+    tables: &T,
+    root: &Root,
+    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
+) -> Result<(), E> {
+    for i in 0..1u64 << root.order {
+        let frame = Mfn::new(root.frame.get() + i);
+        tables_below(tables, frame, root.level as u8, visit)?;
+    }
+    Ok(())
+}
+
+fn tables_below<T: Tables, E>(
+    tables: &T,
+    frame: Mfn,
+    level: u8,
+    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
+) -> Result<(), E> {
+    visit(frame)?;
+    if level == 3 {
+        return Ok(());
+    }
+    tables.with(frame, |entries| {
+        for entry in entries.iter().map(|&bits| Stage2::from_bits(bits)) {
+            if entry.is_table(level) && entry.is_present() {
+                tables_below(tables, entry.mfn(), level + 1, visit)?;
+            }
+        }
+        Ok(())
+    })
 }
 
 fn below<T: Tables, E>(
@@ -113,6 +158,10 @@ pub fn settle<T: TablesMut>(tables: &T, root: &Root, forbidden: &dyn Fn(&Extent)
     changed
 }
 
+/// Entries that [`settle`] copies at a time: looking at a table means mapping
+/// it, and Xen's stack is short.
+const AT_ONCE: usize = 64;
+
 fn settle_table<T: TablesMut>(
     tables: &T,
     frame: Mfn,
@@ -120,8 +169,14 @@ fn settle_table<T: TablesMut>(
     forbidden: &dyn Fn(&Extent) -> bool,
 ) -> u64 {
     let mut changed = 0;
+    let mut some = [0; AT_ONCE];
     for index in 0..ENTRIES {
-        let old = Stage2::from_bits(tables.with(frame, |entries| entries[index]));
+        if index % AT_ONCE == 0 {
+            tables.with(frame, |entries| {
+                some.copy_from_slice(&entries[index..index + AT_ONCE]);
+            });
+        }
+        let old = Stage2::from_bits(some[index % AT_ONCE]);
         if !old.is_present() {
             continue;
         }

@@ -4,9 +4,9 @@
 //! frame is mapped through the window for as long as it is looked at; in
 //! tests it is an array.
 
-use crate::addr::{ENTRIES, Mfn, Vaddr, level_bytes, level_pages};
+use crate::addr::{ENTRIES, Mfn};
 use crate::descriptor::stage1::Stage1;
-use crate::extents::Extent;
+use static_assertions::const_assert;
 
 /// Read access to translation tables.
 pub trait Tables {
@@ -20,63 +20,42 @@ pub trait TablesMut: Tables {
     fn write(&self, frame: Mfn, index: usize, bits: u64);
 }
 
-/// Something that a stage-1 walk comes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A table, with the level of its entries.
-    Table {
-        /// Its frame.
-        frame: Mfn,
-        /// Level of its entries, 0 to 3.
-        level: u8,
-    },
-    /// A leaf.
-    Leaf {
-        /// First address that it maps.
-        va: Vaddr,
-        /// The entry.
-        entry: Stage1,
-        /// Level of the entry, 1 to 3.
-        level: u8,
-    },
-}
-
-impl Item {
-    /// The frames that a leaf maps; empty for a table.
-    pub fn frames(&self) -> Extent {
-        match *self {
-            Item::Table { frame, .. } => Extent::new(frame, 0),
-            Item::Leaf { entry, level, .. } => Extent::new(entry.mfn(), level_pages(level)),
-        }
-    }
-}
-
-/// Visits every table and every leaf below the level-0 table in `root`, in
-/// ascending order of address. Stops at the first error of `visit`.
-pub fn stage1<T: Tables, E>(
+/// Calls `visit` for every table of the stage 1 below the level-0 table in
+/// `root`, the root included. Stops at the first error of `visit`.
+pub fn each_table<T: Tables, E>(
     tables: &T,
     root: Mfn,
-    visit: &mut impl FnMut(Item) -> Result<(), E>,
+    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
 ) -> Result<(), E> {
-    below(tables, root, 0, Vaddr::new(0), visit)
+    below(tables, root, 0, visit)
+}
+
+/// Entries that are looked at together.
+const GROUP: usize = 16;
+const_assert!(ENTRIES.is_multiple_of(GROUP));
+
+/// Whether one of the entries means anything.
+fn used(group: &[u64]) -> bool {
+    group.iter().fold(0, |all, bits| all | bits) != 0
 }
 
 fn below<T: Tables, E>(
     tables: &T,
     frame: Mfn,
     level: u8,
-    base: Vaddr,
-    visit: &mut impl FnMut(Item) -> Result<(), E>,
+    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
 ) -> Result<(), E> {
-    visit(Item::Table { frame, level })?;
+    visit(frame)?;
+    // Entries of level 3 are leaves.
+    if level == 3 {
+        return Ok(());
+    }
     tables.with(frame, |entries| {
-        for (index, &bits) in entries.iter().enumerate() {
-            let entry = Stage1::from_bits(bits);
-            let va = Vaddr::new(base.get() + index as u64 * level_bytes(level));
-            if entry.is_table(level) {
-                below(tables, entry.mfn(), level + 1, va, visit)?;
-            } else if entry.is_leaf(level) {
-                visit(Item::Leaf { va, entry, level })?;
+        // Most of what is above the leaves is empty.
+        for group in entries.chunks_exact(GROUP).filter(|group| used(group)) {
+            let entries = group.iter().map(|&bits| Stage1::from_bits(bits));
+            for entry in entries.filter(|entry| entry.is_table(level)) {
+                below(tables, entry.mfn(), level + 1, visit)?;
             }
         }
         Ok(())

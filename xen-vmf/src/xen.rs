@@ -2,26 +2,33 @@
 //!
 //! The C side is `xen/arch/arm/vmf/glue.c`, listed in `asm/vmf_glue.h`. Each
 //! accessor is a few lines without policy; structures are shared by layout,
-//! and the glue checks their size with `BUILD_BUG_ON`.
+//! and both sides check their size, the glue with `BUILD_BUG_ON`.
 #![allow(
     unsafe_code,
     reason = "calls Xen's C functions and reads tables through mapped addresses"
 )]
 
-use crate::addr::{ENTRIES, Gfn, Mfn, PAGE_SHIFT, PAGE_SIZE, Vaddr};
+use crate::addr::{ENTRIES, Gfn, Mfn, PAGE_SHIFT, Vaddr};
 use crate::commit::Live;
 use crate::descriptor::stage1::Stage1;
 use crate::error::Error;
 use crate::extents::Extent;
 use crate::hypercall::Status;
 use crate::machine::{Domain, DomainFlags, Machine, Obstacles};
+use crate::par;
+use crate::plan::VaRange;
 use crate::policy::Layout;
 use crate::share::{self, Shares};
 use crate::stage2::GuestExtent;
 use crate::walk::{Tables, TablesMut};
-use crate::window::{Hardware, REGION_PAGES, REGIONS, TABLES, Window};
+use crate::window::{Hardware, REGION_PAGES, REGIONS, TABLES, WINDOW_BYTES, Window};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
+use static_assertions::const_assert_eq;
+
+const_assert_eq!(size_of::<Domain>(), 40);
+const_assert_eq!(size_of::<GuestExtent>(), 32);
+const_assert_eq!(size_of::<Obstacles>(), 12);
 
 unsafe extern "C" {
     fn vmf_c_layout(out: *mut Layout);
@@ -29,7 +36,7 @@ unsafe extern "C" {
     fn vmf_c_ram(banks: *mut usize) -> *const Extent;
     fn vmf_c_directmap_all() -> bool;
     fn vmf_c_static_table(index: u32) -> u64;
-    fn vmf_c_window(cpu: u32) -> *mut Window;
+    fn vmf_c_window(cpu: u32) -> *const Window;
     fn vmf_c_nr_cpus() -> u32;
     fn vmf_c_this_cpu() -> u32;
     fn vmf_c_next_domain(from: u32, out: *mut Domain) -> bool;
@@ -57,7 +64,9 @@ unsafe extern "C" {
     fn vmf_c_map_directmap(mfn: u64, pages: u64) -> i32;
     fn vmf_c_unmap_directmap(mfn: u64, pages: u64);
     fn vmf_c_directmap_address(mfn: u64) -> u64;
-    fn vmf_c_readable(va: u64) -> bool;
+    fn vmf_c_par(va: u64) -> u64;
+    fn vmf_c_referenced(mfn: u64, pages: u64) -> u64;
+    fn vmf_c_owns(domid: u16, mfn: u64) -> bool;
     fn vmf_c_stop_machine(run: extern "C" fn(*mut c_void) -> i32, context: *mut c_void) -> i32;
     fn vmf_c_on_every_cpu(run: extern "C" fn(*mut c_void), context: *mut c_void);
     fn vmf_c_irq_save() -> u64;
@@ -137,9 +146,13 @@ struct Mapped {
 
 impl Mapped {
     fn new(mfn: Mfn) -> Self {
+        let window = Xen.own_window();
+        if let Some(va) = window.find(mfn) {
+            return Self { va };
+        }
         // SAFETY: balanced by the restore below, on the same CPU.
         let flags = unsafe { vmf_c_irq_save() };
-        let va = Xen.own_window().map(&mut WindowTables, mfn);
+        let va = window.map(&mut WindowTables, mfn);
         // SAFETY: as above.
         unsafe { vmf_c_irq_restore(flags) };
         match va {
@@ -155,23 +168,18 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: balanced; Xen does not move this code to another CPU.
-        let flags = unsafe { vmf_c_irq_save() };
         Xen.own_window().unmap(self.va);
-        // SAFETY: as above.
-        unsafe { vmf_c_irq_restore(flags) };
     }
 }
 
 impl Xen {
-    fn window(&self, cpu: u32) -> Option<&'static mut Window> {
-        // SAFETY: NULL or a window that lives for good. Used by its own CPU
-        // with IRQs masked, or in the rendezvous, where that CPU waits: never
-        // two at a time.
-        unsafe { vmf_c_window(cpu).as_mut() }
+    fn window(&self, cpu: u32) -> Option<&'static Window> {
+        // SAFETY: NULL or a window that lives for good. Changed by its own
+        // CPU, or in the rendezvous, where that CPU waits: never two at a time.
+        unsafe { vmf_c_window(cpu).as_ref() }
     }
 
-    fn own_window(&self) -> &'static mut Window {
+    fn own_window(&self) -> &'static Window {
         // SAFETY: plain read of the CPU's number.
         let cpu = unsafe { vmf_c_this_cpu() };
         self.window(cpu).expect("this CPU has a window")
@@ -322,6 +330,21 @@ impl Machine for Xen {
         obstacles
     }
 
+    fn referenced(&self, frames: Extent) -> u64 {
+        // SAFETY: reads the frame table, which has all RAM.
+        unsafe { vmf_c_referenced(frames.start.get(), frames.pages) }
+    }
+
+    fn owned_pages(&self, domain: &Domain) -> u64 {
+        // SAFETY: plain read of the domain, if it exists.
+        unsafe { vmf_c_owned_pages(domain.id) }
+    }
+
+    fn owns(&self, domain: &Domain, mfn: Mfn) -> bool {
+        // SAFETY: reads the frame table, if the frame is in it.
+        unsafe { vmf_c_owns(domain.id, mfn.get()) }
+    }
+
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Extent)) {
         let mut visit: &mut dyn FnMut(Extent) = visit;
         let context = core::ptr::from_mut(&mut visit).cast();
@@ -428,9 +451,9 @@ impl Machine for Xen {
         Vaddr::new(unsafe { vmf_c_directmap_address(mfn.get()) })
     }
 
-    fn readable(&self, va: Vaddr) -> bool {
+    fn unmapped_until(&self, va: Vaddr) -> Option<Vaddr> {
         // SAFETY: an AT instruction; PAR_EL1 is preserved.
-        unsafe { vmf_c_readable(va.get()) }
+        par::unmapped_until(va, unsafe { vmf_c_par(va.get()) })
     }
 
     fn rendezvous(&self, run: &mut dyn FnMut(&Self) -> Result<(), Error>) -> Result<(), Error> {
@@ -493,12 +516,14 @@ impl Machine for Xen {
                 for &table in window.tables() {
                     self.clear_table(table);
                 }
+                window.forget();
             }
         }
         let own = self.own_window();
         for slot in 0..REGIONS * REGION_PAGES as usize {
             WindowTables.write(own.base(), slot, Stage1::INVALID);
         }
+        own.forget();
         for table in 0..TABLES {
             // The last of them is the slot through which this is written.
             let slot = Window::system_slot(table);
@@ -511,10 +536,12 @@ impl Machine for Xen {
         unsafe { vmf_c_flush_guests() }
     }
 
-    fn window_readable(&self) -> bool {
-        let base = self.own_window().base().get();
-        let slots = (TABLES * ENTRIES) as u64;
-        (0..slots).any(|slot| self.readable(Vaddr::new(base + slot * PAGE_SIZE)))
+    fn window_range(&self) -> VaRange {
+        let start = self.own_window().base().get();
+        VaRange {
+            start,
+            end: start + WINDOW_BYTES,
+        }
     }
 
     fn settle(&self, vttbr: u64, first: bool) -> bool {
@@ -546,11 +573,6 @@ impl Machine for Xen {
 }
 
 impl Status for Xen {
-    fn owned_pages(&self, domain: &Domain) -> u64 {
-        // SAFETY: plain read of the domain, if it exists.
-        unsafe { vmf_c_owned_pages(domain.id) }
-    }
-
     fn undecoded(&self, domain: &Domain) -> (u64, u64) {
         // SAFETY: plain reads of the domain, if it exists.
         let read = |pc| unsafe { vmf_c_undecoded(domain.id, pc) };

@@ -15,7 +15,7 @@ use xen_vmf::commit::{self, Live};
 use xen_vmf::descriptor::stage1::Stage1;
 use xen_vmf::extents::{Extent, FrameSet};
 use xen_vmf::plan::{self, Count, Edit, Error, Policy, Record, Rule, VaRange, Verdict};
-use xen_vmf::walk::{self, Item};
+use xen_vmf::walk;
 
 const ROOT: u64 = 1;
 /// First frame that the trees map; also where they map it.
@@ -82,6 +82,11 @@ impl Policy for Rules {
         } else {
             Verdict::Keep
         }
+    }
+
+    fn alike(&self, _: Vaddr, mfn: Mfn) -> u64 {
+        let all = self.gone.iter().chain(&self.frozen);
+        all.map(|e| e.alike(mfn)).fold(u64::MAX, u64::min)
     }
 
     fn elsewhere(&self, _: Vaddr, _: u64) -> bool {
@@ -241,21 +246,14 @@ proptest! {
     }
 
     #[test]
-    fn the_walk_sees_every_table_and_leaf((groups, giant, _, _) in strategy()) {
+    fn the_walk_sees_every_table((groups, giant, _, _) in strategy()) {
         let memory = tree(&groups, giant);
-        let (mut tables, mut leaves) = (BTreeSet::new(), Vec::new());
-        walk::stage1(&memory, Mfn::new(ROOT), &mut |item| {
-            match item {
-                Item::Table { frame, .. } => { tables.insert(frame.get()); }
-                Item::Leaf { va, entry, level } => {
-                    assert_eq!(item.frames(), Extent::new(entry.mfn(), level_pages(level)));
-                    leaves.push(model::Cached { va: va.get(), level, bits: entry.bits() });
-                }
-            }
+        let mut tables = BTreeSet::new();
+        walk::each_table(&memory, Mfn::new(ROOT), &mut |frame| {
+            assert!(tables.insert(frame.get()), "twice");
             Ok::<(), Infallible>(())
         }).expect("no error");
         prop_assert_eq!(tables, memory.live().into_keys().collect());
-        prop_assert_eq!(leaves, memory.leaves());
     }
 }
 
@@ -324,7 +322,47 @@ fn verify_finds_a_split_that_was_undone() {
             .expect("a split");
         split.new = split.old;
     });
-    assert_eq!(result, Err(Error::Unsound(Mfn::new(FIRST))));
+    assert_eq!(result, Err(Error::Unsound(Mfn::new(FIRST + 5))));
+}
+
+/// `verify` goes through tables and edits once: an edit that it does not come by
+/// would be carried out unseen.
+#[test]
+fn verify_finds_an_edit_that_it_does_not_come_by() {
+    let gone = (0, 2 * GROUP + 512);
+    let spoilt = |spoil: &dyn Fn(&Memory, &mut Vec<Edit>)| judged(gone, |m, edits| spoil(m, edits));
+    let misplaced = |spoil: &dyn Fn(&Memory, &mut Vec<Edit>)| {
+        let result = spoilt(spoil);
+        assert!(matches!(result, Err(Error::Misplaced(_))), "{result:?}");
+    };
+    assert_eq!(spoilt(&|_, _| ()), Ok(()));
+    // Once more the first, at the end.
+    misplaced(&|_, edits| edits.push(edits[0]));
+    // The last one, twice in a row: the second could be of any content.
+    misplaced(&|_, edits| edits.push(*edits.last().expect("edits")));
+    // A table that is not linked.
+    misplaced(&|memory, edits| {
+        let table = Mfn::new(memory.fresh());
+        let last = *edits.last().expect("edits");
+        edits.push(Edit { table, ..last });
+    });
+    // A page where there was none, in its place: none behind it is seen.
+    let result = spoilt(&|_, edits| {
+        let hole = edits.windows(2).position(|e| {
+            e[0].table == e[1].table && e[0].level == 3 && e[1].index == e[0].index + 2
+        });
+        let at = hole.expect("a missing page");
+        let new = Edit {
+            index: edits[at].index + 1,
+            new: Stage1::from_bits(PAGE | FIRST << 12),
+            ..edits[at]
+        };
+        edits.insert(at + 1, new);
+    });
+    assert!(matches!(result, Err(Error::Unsound(_))), "{result:?}");
+    // Out of order, one of two is not seen, and what it takes away stays.
+    let result = spoilt(&|_, edits| edits.swap(3, 4));
+    assert!(matches!(result, Err(Error::Unsound(_))), "{result:?}");
 }
 
 #[test]

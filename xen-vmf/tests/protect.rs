@@ -193,3 +193,16 @@ fn a_mapping_that_is_held_is_in_the_way_and_nothing_changes() {
         protected(&sim);
     }
 }
+
+#[test]
+fn nothing_is_in_the_way_of_a_dom0_that_is_chosen() {
+    let sim = Sim::new(true);
+    let look = |id| fuse::preflight_domain(&sim, &fuse::domain(&sim, id).expect("domain"));
+    sim.change(0, |d| d.obstacles.devices = 7);
+    assert_eq!(look(0), Err(Error::ControlDomain));
+    sim.change(0, |d| d.domain.flags |= DomainFlags::CHOSEN);
+    assert_eq!(look(0), Ok(()));
+    // Of any other domain devices stay in the way.
+    sim.change(1, |d| d.obstacles.devices = 1);
+    assert_eq!(look(1), Err(Error::Devices));
+}

@@ -85,6 +85,28 @@ fn guest_frames_of_scattered_machine_frames_are_several_extents() {
 }
 
 #[test]
+fn a_frame_that_no_guest_comes_to_is_not_shared() {
+    let sim = Sim::new(false);
+    let shorten = |bits| sim.change(1, |dom| dom.domain.root.input_bits = bits);
+    // 0x52010 is at 0x5201_0000.
+    shorten(30);
+    assert_eq!(share(&sim, 1, DOMID_SELF, 0x52010, 1), Err(Error::NotRam));
+    shorten(31);
+    assert_eq!(share(&sim, 1, DOMID_SELF, 0x52010, 1), Ok(0));
+    let pages = XENVMF_status_domain_shared_pages.into();
+    assert_eq!(status(&sim, pages), Ok(1));
+    // No hardware changes it, but the list goes by what is there.
+    shorten(30);
+    let domain = sim.doms.borrow()[&1].domain;
+    let kept = xen_vmf::share::true_ones(&sim, &domain).expect("read");
+    assert_eq!(kept.pages(), 0);
+    shorten(31);
+    let domain = sim.doms.borrow()[&1].domain;
+    let kept = xen_vmf::share::true_ones(&sim, &domain).expect("read");
+    assert_eq!(kept.pages(), 1);
+}
+
+#[test]
 fn refusals() {
     let sim = Sim::new(false);
     let cases = [

@@ -43,6 +43,14 @@ fn the_lock_retains_what_is_shared() {
     let root = sim.doms.borrow()[&1].domain.root;
     sim.map_guest(&root, 0x52380, 3, model::machine::S2_RAM | 0x52381 << 12);
 
+    // dom0's root has room for more than what the hardware translates.
+    let last = (1 << (44 - 12)) - 1;
+    sim.change(0, |dom| dom.domain.root.input_bits = 44);
+    let root = sim.doms.borrow()[&0].domain.root;
+    let device = (P2mType::MmioC as u64) << 55 | 0x8000 << 12 | 0b11;
+    sim.map_guest(&root, last, 3, device);
+    sim.map_guest(&root, last + 1, 3, device);
+
     // What is refused leaves nothing mapped.
     let before = sim.picture();
     sim.freeze_fails.set(true);
@@ -71,13 +79,16 @@ fn the_lock_retains_what_is_shared() {
         frozen.snapshot[part.first..][..part.len],
         [extent(0x52010, 4), extent(0x52300, 2)]
     );
-    let answer = |gfn| {
+    let answer = |id, gfn| {
+        let part = parts[&id];
         let own = &frozen.snapshot[part.first..][..part.len];
         snapshot::lookup(own, Gfn::new(gfn)).mfn
     };
-    assert_eq!(answer(0x52301), Some(Mfn::new(0x52301)));
-    assert_eq!(answer(0x52380), None);
-    assert_eq!(answer(0x52400), None);
+    assert_eq!(answer(1, 0x52301), Some(Mfn::new(0x52301)));
+    assert_eq!(answer(1, 0x52380), None);
+    assert_eq!(answer(1, 0x52400), None);
+    assert_eq!(answer(0, last), Some(Mfn::new(0x8000)));
+    assert_eq!(answer(0, last + 1), None);
     assert!(sim.ops().contains(&Op::Freeze));
     assert_eq!(
         call(

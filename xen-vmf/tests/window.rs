@@ -108,7 +108,7 @@ proptest! {
 
     #[test]
     fn addresses_always_translate_to_their_frame(actions in actions()) {
-        let mut window = window();
+        let window = window();
         let mut hw = Fake { forbidden: (0..2048).step_by(5).collect(), ..Fake::default() };
         let mut held: Vec<(Vaddr, u64)> = Vec::new();
         for action in actions {
@@ -116,7 +116,8 @@ proptest! {
                 Action::Map(frame) => {
                     let users: BTreeSet<u64> = held.iter().map(|(_, f)| f / REGION_PAGES).collect();
                     let flushes = hw.flushes.len();
-                    match window.map(&mut hw, Mfn::new(frame)) {
+                    let mfn = Mfn::new(frame);
+                    match window.find(mfn).map_or_else(|| window.map(&mut hw, mfn), Ok) {
                         Ok(va) => {
                             prop_assert!(hw.may_map(Mfn::new(frame)));
                             held.push((va, frame));
@@ -158,21 +159,35 @@ proptest! {
 
 #[test]
 fn a_hit_costs_nothing() {
-    let (mut window, mut hw) = (window(), Fake::default());
+    let (window, mut hw) = (window(), Fake::default());
     let first = window.map(&mut hw, Mfn::new(160)).expect("mapped");
     window.unmap(first);
     let entries = hw.entries.clone();
     for _ in 0..3 {
-        let again = window.map(&mut hw, Mfn::new(163)).expect("mapped");
+        let again = window.find(Mfn::new(163)).expect("found");
         assert_eq!(again.get(), first.get() + 3 * PAGE_SIZE);
-        window.unmap(again);
+        assert!(window.unmap(again));
     }
+    assert_eq!(window.find(Mfn::new(176)), None);
+    assert!(window.is_idle(), "a miss leaves no user behind");
     assert!(entries == hw.entries && hw.flushes.is_empty());
 }
 
 #[test]
+fn a_run_with_gaps_is_not_found_at_once() {
+    let (window, mut hw) = (window(), Fake::default());
+    hw.forbidden.insert(165);
+    let va = window.map(&mut hw, Mfn::new(160)).expect("mapped");
+    for frame in [160, 165] {
+        assert_eq!(window.find(Mfn::new(frame)), None);
+    }
+    assert_eq!(window.map(&mut hw, Mfn::new(165)), Err(Refusal::Forbidden));
+    assert!(window.unmap(va) && window.is_idle());
+}
+
+#[test]
 fn it_is_full_when_every_region_is_in_use_and_not_before() {
-    let (mut window, mut hw) = (window(), Fake::default());
+    let (window, mut hw) = (window(), Fake::default());
     // All of the same place of the hash.
     let frame = |i: usize| Mfn::new(((i as u64) << 14) * REGION_PAGES % END + i as u64 * 16);
     let mut held = Vec::new();
@@ -190,7 +205,7 @@ fn it_is_full_when_every_region_is_in_use_and_not_before() {
 
 #[test]
 fn wrong_addresses_are_refused() {
-    let (mut window, mut hw) = (window(), Fake::default());
+    let (window, mut hw) = (window(), Fake::default());
     let va = window.map(&mut hw, Mfn::new(5)).expect("mapped");
     let system = BASE.get() + Window::system_slot(0) as u64 * PAGE_SIZE;
     for wrong in [0, BASE.get() - 1, BASE.get() + WINDOW_BYTES, system] {

@@ -3,16 +3,16 @@
 //! [`Needs::count`] and [`Facts::gather`] look at the same things in the same
 //! order; the first runs before the rendezvous, the second inside.
 
-use super::{RunCounter, domains};
+use super::{RunCounter, domains, owned};
 use crate::addr::Mfn;
 use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, DomainFlags, Machine};
-use crate::plan;
-use crate::share::{self, Shares};
+use crate::share;
 use crate::snapshot;
 use crate::stage2::{self, GuestExtent, Item};
+use crate::walk;
 
 /// Room that the lists of [`Facts`] need.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ impl Needs {
     /// Counts what [`Facts::gather`] would find.
     pub fn count<M: Machine>(machine: &M) -> Result<Self, Error> {
         let mut tables = RunCounter::default();
-        let mut protected = RunCounter::default();
+        let mut protected = 0;
         let mut unprotected = RunCounter::default();
         let mut snapshot = 0;
         each_table(machine, &mut |frame| {
@@ -38,19 +38,23 @@ impl Needs {
             let own = domain.flags.contains(DomainFlags::PROTECTED);
             if own {
                 let shares = share::true_ones(machine, &domain)?;
-                private_pages(machine, &domain, &shares, &mut |pages| {
-                    protected.push(pages)
-                });
+                protected += owned::runs(machine, &domain)?;
                 for extent in shares.extents() {
                     unprotected.push(Extent::new(extent.mfn, extent.pages));
                     snapshot += 1;
                 }
             }
+            if own {
+                each_stage2_table(machine, &domain, &mut |frame| {
+                    tables.push(Extent::new(frame, 1));
+                    Ok(())
+                })?;
+                continue;
+            }
             let mut last: Option<GuestExtent> = None;
             each_item(machine, &domain, &mut |item| {
                 match item {
                     Item::Table(frame) => tables.push(Extent::new(frame, 1)),
-                    Item::Leaf(_) if own => {}
                     Item::Leaf(leaf) => {
                         unprotected.push(Extent::new(leaf.mfn, leaf.pages));
                         let merges = last.as_mut().is_some_and(|last| {
@@ -68,7 +72,7 @@ impl Needs {
         }
         Ok(Self {
             tables: tables.runs,
-            protected: protected.runs,
+            protected,
             unprotected: unprotected.runs,
             snapshot,
         })
@@ -166,6 +170,36 @@ impl<'a> Facts<'a> {
         storage: &'a mut Storage,
         share: &mut dyn FnMut(&Domain, Share),
     ) -> Result<Self, Error> {
+        let mut facts = Self::none(machine, storage)?;
+        each_table(machine, &mut |frame| {
+            Ok(facts.tables.push(Extent::new(frame, 1))?)
+        })?;
+        let protected = domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED));
+        owned::collect(machine, protected, &mut facts.protected)?;
+        for domain in domains(machine) {
+            facts.stage2(machine, &domain, share)?;
+        }
+        facts.tables.normalise();
+        facts.unprotected.normalise();
+        facts.find_strays(machine)?;
+        Ok(facts)
+    }
+
+    /// [`Facts::unprotected`] by itself.
+    pub fn reached<M: Machine>(
+        machine: &M,
+        storage: &'a mut Storage,
+    ) -> Result<FrameSet<'a>, Error> {
+        let mut facts = Self::none(machine, storage)?;
+        for domain in domains(machine) {
+            facts.stage2(machine, &domain, &mut |_, _| ())?;
+        }
+        facts.unprotected.normalise();
+        Ok(facts.unprotected)
+    }
+
+    /// Nothing is known but RAM.
+    fn none<M: Machine>(machine: &M, storage: &'a mut Storage) -> Result<Self, Error> {
         let mut facts = Self {
             tables: FrameSet::new(storage.tables.items()),
             protected: FrameSet::new(storage.protected.items()),
@@ -179,26 +213,6 @@ impl<'a> Facts<'a> {
             facts.ram.push(bank)?;
         }
         facts.ram.normalise();
-        each_table(machine, &mut |frame| {
-            Ok(facts.tables.push(Extent::new(frame, 1))?)
-        })?;
-        for domain in domains(machine) {
-            if domain.flags.contains(DomainFlags::PROTECTED) {
-                let shares = share::true_ones(machine, &domain)?;
-                let mut full = Ok(());
-                private_pages(machine, &domain, &shares, &mut |pages| {
-                    full = full.and_then(|()| facts.protected.push(pages));
-                });
-                full?;
-            }
-        }
-        facts.protected.normalise();
-        for domain in domains(machine) {
-            facts.stage2(machine, &domain, share)?;
-        }
-        facts.tables.normalise();
-        facts.unprotected.normalise();
-        facts.find_strays(machine)?;
         Ok(facts)
     }
 
@@ -247,18 +261,12 @@ impl<'a> Facts<'a> {
                 self.reachable(Extent::new(extent.mfn, extent.pages), &layout.xenheap)?;
                 self.remember(first, extent)?;
             }
+            each_stage2_table(machine, domain, &mut |frame| {
+                Ok(self.tables.push(Extent::new(frame, 1))?)
+            })?;
+        } else {
+            self.outside(machine, domain)?;
         }
-        each_item(machine, domain, &mut |item| {
-            let leaf = match item {
-                Item::Table(frame) => return Ok(self.tables.push(Extent::new(frame, 1))?),
-                Item::Leaf(_) if protected => return Ok(()),
-                Item::Leaf(leaf) => leaf,
-            };
-            if leaf.p2m_type.is_any_ram() {
-                self.reachable(Extent::new(leaf.mfn, leaf.pages), &layout.xenheap)?;
-            }
-            self.remember(first, leaf)
-        })?;
         share(
             domain,
             Share {
@@ -267,6 +275,26 @@ impl<'a> Facts<'a> {
             },
         );
         Ok(())
+    }
+
+    /// Everything that stage 2 of a domain that is not protected maps.
+    fn outside<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
+        let layout = machine.layout();
+        let first = self.snapshot_len;
+        each_item(machine, domain, &mut |item| {
+            let leaf = match item {
+                Item::Table(frame) => return Ok(self.tables.push(Extent::new(frame, 1))?),
+                Item::Leaf(leaf) => leaf,
+            };
+            if leaf.p2m_type.is_any_ram() {
+                self.reachable(Extent::new(leaf.mfn, leaf.pages), &layout.xenheap)?;
+            }
+            // The snapshot is what the guest has, and no more.
+            if domain.root.translates(leaf.gfn) {
+                self.remember(first, leaf)?;
+            }
+            Ok(())
+        })
     }
 
     /// Adds an extent to the snapshot of the domain whose part begins at
@@ -301,31 +329,12 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Calls `visit` for the pages of `domain` that are none of `shares`.
-pub(super) fn private_pages<M: Machine>(
-    machine: &M,
-    domain: &Domain,
-    shares: &Shares,
-    visit: &mut dyn FnMut(Extent),
-) {
-    machine.pages(domain, &mut |pages| {
-        if shares.extents().is_empty() {
-            return visit(pages);
-        }
-        for mfn in (pages.start.get()..pages.end()).map(Mfn::new) {
-            if !shares.contains(mfn) {
-                visit(Extent::new(mfn, 1));
-            }
-        }
-    });
-}
-
 /// Calls `visit` for every frame with a table that is not a domain's.
 fn each_table<M: Machine>(
     machine: &M,
     visit: &mut impl FnMut(Mfn) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    plan::each_table(machine, machine.root(), visit)?;
+    walk::each_table(machine, machine.root(), visit)?;
     let mut index = 0;
     while let Some(frame) = machine.static_table(index) {
         visit(frame)?;
@@ -337,6 +346,17 @@ fn each_table<M: Machine>(
         index += 1;
     }
     Ok(())
+}
+
+fn each_stage2_table<M: Machine>(
+    machine: &M,
+    domain: &Domain,
+    visit: &mut impl FnMut(Mfn) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if !domain.flags.contains(DomainFlags::STAGE2) {
+        return Ok(());
+    }
+    stage2::each_table(machine, &domain.root, visit)
 }
 
 fn each_item<M: Machine>(

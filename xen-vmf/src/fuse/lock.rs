@@ -3,7 +3,8 @@
 //! code that could undo the lock is not on it.
 
 use super::collect::{Facts, Needs, Share, Storage};
-use super::{domains, first_readable, preflight_machine, windows_idle};
+use super::selfcheck::Check;
+use super::{domains, preflight_machine, windows_idle};
 use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
 use crate::buffer::Buffer;
 use crate::commit;
@@ -134,8 +135,8 @@ fn retain<M: Machine>(
     if machine.directmap_all() {
         return retain_shares(machine, mapped);
     }
-    let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
-    let wanted = facts.unprotected.extents();
+    let reached = Facts::reached(machine, storage)?;
+    let wanted = reached.extents();
     *mapped = Buffer::new(machine, wanted.len())?;
     for (done, &extent) in mapped.items().iter_mut().zip(wanted) {
         machine.map_directmap(extent)?;
@@ -194,20 +195,16 @@ impl Work {
         storage: &mut Storage,
     ) -> Result<(), Error> {
         let mut count = Count::default();
-        {
+        match dry_run(machine, seal, storage, &mut count) {
             // The tables that `retain` allocated are not in the first count.
-            let needs = Needs::count(machine)?;
-            let old = core::mem::take(storage);
-            old.free(machine);
-            *storage = Storage::new(machine, needs)?;
-            let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
-            let layout = machine.layout();
-            plan::plan(
-                machine,
-                machine.root(),
-                &policy(&layout, seal, &facts),
-                &mut count,
-            )?;
+            Err(Error::Again) => {
+                let needs = Needs::count(machine)?;
+                core::mem::take(storage).free(machine);
+                *storage = Storage::new(machine, needs)?;
+                count = Count::default();
+                dry_run(machine, seal, storage, &mut count)?;
+            }
+            done => done?,
         }
         self.edits = Buffer::new(machine, count.edits + count.edits / 8 + 64)?;
         // Tables allocated here are tables too, but nothing maps them at
@@ -233,6 +230,19 @@ impl Work {
         self.edits.free(machine);
         self.spare.free(machine);
     }
+}
+
+/// Counts what the plan needs. [`Error::Again`] if the facts have no room.
+fn dry_run<M: Machine>(
+    machine: &M,
+    seal: Seal,
+    storage: &mut Storage,
+    count: &mut Count,
+) -> Result<(), Error> {
+    let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
+    let layout = machine.layout();
+    let policy = policy(&layout, seal, &facts);
+    Ok(plan::plan(machine, machine.root(), &policy, count)?)
 }
 
 fn policy<'a>(layout: &'a Layout, seal: Seal, facts: &'a Facts) -> Lock<'a> {
@@ -368,12 +378,12 @@ fn check<M: Machine>(machine: &M, seal: Seal, facts: &Facts, linked: &[Mfn]) {
         Vaddr::new(layout.image.start + (offset << PAGE_SHIFT))
     };
     let clean = machine.on_every_cpu(&|machine| {
-        let (table, tried) = first_readable(machine, facts.tables.extents().iter().copied());
-        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
-        let (page, tried) = first_readable(machine, facts.protected.extents().iter().copied());
-        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
-        let (new, tried) = first_readable(machine, linked.iter().map(|&t| Extent::new(t, 1)));
-        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
+        let mut check = Check::new(machine);
+        let gone = check.gone(facts.tables.extents().iter().copied())
+            && check.gone(facts.protected.extents().iter().copied())
+            && check.gone(linked.iter().map(|&t| Extent::new(t, 1)))
+            && check.unmapped(machine.window_range());
+        state::count(abi::XENVMF_counter_selfcheck_addresses, check.tried());
         let mut statics = (0..).map_while(|i| machine.static_table(i));
         let image = statics.any(|t| machine.readable(image_address(t)));
         let heap = machine.readable(Vaddr::new(layout.xenheap_va.start));
@@ -381,13 +391,7 @@ fn check<M: Machine>(machine: &M, seal: Seal, facts: &Facts, linked: &[Mfn]) {
             .iter()
             .filter(|frames| seal.takes(&layout, frames) != 0)
             .any(|frames| machine.readable(image_address(frames.start)));
-        !text
-            && table.is_none()
-            && page.is_none()
-            && new.is_none()
-            && !image
-            && heap
-            && !machine.window_readable()
+        gone && !text && !image && heap
     });
     assert!(
         clean,

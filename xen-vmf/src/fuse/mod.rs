@@ -11,7 +11,7 @@
 //!    fit, or does not pass its check, ends here and nothing has happened.
 //! 4. The plan is carried out ([`crate::commit`]); for the lock, the windows
 //!    go as well, this CPU's own last.
-//! 5. Self-check: AT instructions on every CPU try the addresses that must
+//! 5. [`selfcheck`]: AT instructions on every CPU try the addresses that must
 //!    not translate any more. If one does, Xen stops: that is a broken
 //!    invariant of the fuse, and going on would be a lie.
 //!
@@ -21,7 +21,9 @@
 
 mod collect;
 mod lock;
+mod owned;
 mod protect;
+mod selfcheck;
 
 pub use lock::{lock, stray_leaves};
 pub use protect::protect;
@@ -34,7 +36,7 @@ use crate::state;
 use xen_vmf_abi as abi;
 
 /// Domains in ascending order of id.
-pub fn domains<M: Machine>(machine: &M) -> impl Iterator<Item = Domain> + '_ {
+pub fn domains<M: Machine>(machine: &M) -> impl Iterator<Item = Domain> + Clone + '_ {
     let mut next = Some(0);
     core::iter::from_fn(move || {
         let domain = machine.next_domain(next?)?;
@@ -56,11 +58,7 @@ pub fn domain<M: Machine>(machine: &M, id: u16) -> Result<Domain, Error> {
 pub fn domain_obstacle<M: Machine>(machine: &M, domain: &Domain, obstacle: u32) -> Option<u32> {
     let flag = |f| u32::from(domain.flags.contains(f));
     Some(match obstacle {
-        abi::XENVMF_obstacle_control_domain => u32::from(
-            domain
-                .flags
-                .intersects(DomainFlags::CONTROL | DomainFlags::HARDWARE),
-        ),
+        abi::XENVMF_obstacle_control_domain => u32::from(domain.in_control()),
         abi::XENVMF_obstacle_dying => flag(DomainFlags::DYING),
         abi::XENVMF_obstacle_unfinished => 1 - flag(DomainFlags::BUILT),
         abi::XENVMF_obstacle_shared_pages => machine.obstacles(domain, true).shared_pages,
@@ -92,12 +90,10 @@ pub fn machine_obstacle<M: Machine>(machine: &M, obstacle: u32) -> Option<u32> {
     })
 }
 
-/// The first thing in the way of protecting `domain`.
+/// The first thing in the way of protecting `domain`, but for pages that others
+/// refer to.
 pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), Error> {
-    if domain
-        .flags
-        .intersects(DomainFlags::CONTROL | DomainFlags::HARDWARE)
-    {
+    if domain.in_control() {
         return Err(Error::ControlDomain);
     }
     if domain.flags.contains(DomainFlags::PROTECTED) {
@@ -112,8 +108,9 @@ pub fn preflight_domain<M: Machine>(machine: &M, domain: &Domain) -> Result<(), 
     if !domain.flags.contains(DomainFlags::BUILT) {
         return Err(Error::Unfinished);
     }
-    let found = machine.obstacles(domain, true);
-    if found.devices != 0 {
+    let found = machine.obstacles(domain, false);
+    // A dom0 has what nobody else has: its devices are what it is there for.
+    if found.devices != 0 && !domain.flags.contains(DomainFlags::CHOSEN) {
         return Err(Error::Devices);
     }
     if found.pv_pages != 0 {
@@ -178,23 +175,4 @@ impl RunCounter {
         }
         self.end = Some(extent.end());
     }
-}
-
-/// Tries every page of `frames` at its address in the directmap: the first
-/// one that this CPU can read, and how many were tried.
-fn first_readable<M: Machine>(
-    machine: &M,
-    frames: impl Iterator<Item = Extent>,
-) -> (Option<u64>, u64) {
-    let mut tried = 0;
-    for extent in frames {
-        for frame in extent.start.get()..extent.end() {
-            tried += 1;
-            let va = machine.directmap_address(crate::addr::Mfn::new(frame));
-            if machine.readable(va) {
-                return (Some(frame), tried);
-            }
-        }
-    }
-    (None, tried)
 }

@@ -4,8 +4,8 @@
 //! have to go. With `directmap=yes` whole blocks are removed where all of a
 //! block is the domain's, and mixed blocks are split.
 
-use super::collect::private_pages;
-use super::{RunCounter, domain, first_readable, preflight_domain, windows_idle};
+use super::selfcheck::Check;
+use super::{domain, owned, preflight_domain, windows_idle};
 use crate::addr::Mfn;
 use crate::buffer::Buffer;
 use crate::commit;
@@ -40,10 +40,7 @@ impl Work {
 
     /// Sizes everything by a dry run.
     fn prepare<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
-        let mut runs = RunCounter::default();
-        let shares = share::true_ones(machine, domain)?;
-        private_pages(machine, domain, &shares, &mut |pages| runs.push(pages));
-        self.frames = Buffer::new(machine, runs.runs + 16)?;
+        self.frames = Buffer::new(machine, owned::runs(machine, domain)? + 16)?;
         if !machine.directmap_all() {
             return Ok(());
         }
@@ -72,13 +69,7 @@ fn leaving<'a, M: Machine>(
     storage: &'a mut [Extent],
 ) -> Result<FrameSet<'a>, Error> {
     let mut set = FrameSet::new(storage);
-    let mut full = Ok(());
-    let shares = share::true_ones(machine, domain)?;
-    private_pages(machine, domain, &shares, &mut |pages| {
-        full = full.and_then(|()| set.push(pages));
-    });
-    full?;
-    set.normalise();
+    owned::collect(machine, core::iter::once(*domain), &mut set)?;
     Ok(set)
 }
 
@@ -95,8 +86,8 @@ pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
     let result = work
         .prepare(machine, &domain)
         .and_then(|()| stopped(machine, &domain, &mut work));
-    if let Ok(tally) = &result {
-        check(machine, &domain, &mut work);
+    if let Ok((tally, extents)) = &result {
+        check(machine, &domain, &work.frames.items()[..*extents]);
         state::count(abi::XENVMF_counter_leaves_removed, tally.leaves);
         state::count(abi::XENVMF_counter_bytes_removed, tally.pages << 12);
         state::count(abi::XENVMF_counter_blocks_split, tally.splits);
@@ -107,63 +98,85 @@ pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
     result.map(|_| ())
 }
 
-/// The part with all CPUs stopped.
-fn stopped<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<Tally, Error> {
-    let mut tally = Tally::default();
+/// The part with all CPUs stopped. What has changed, and how many extents of
+/// the work's frames are the domain's.
+fn stopped<M: Machine>(
+    machine: &M,
+    domain: &Domain,
+    work: &mut Work,
+) -> Result<(Tally, usize), Error> {
+    let mut done = Default::default();
+    let Work {
+        frames,
+        edits,
+        spare,
+        tables,
+    } = work;
     machine.rendezvous(&mut |machine| {
         // First what is shared: what stands in the way is judged by it.
         machine.keep_shares(domain, &share::true_ones(machine, domain)?);
         // Once more: an idle CPU may have finished something.
         preflight_domain(machine, domain)?;
         windows_idle(machine)?;
-        if machine.directmap_all() {
-            tally = remove(machine, domain, work)?;
+        let frames = leaving(machine, domain, frames.items())?;
+        if frames.extents().iter().any(|e| machine.referenced(*e) != 0) {
+            return Err(Error::SharedPages);
         }
+        let tally = if machine.directmap_all() {
+            remove(machine, &frames, edits.items(), spare.items(), tables)?
+        } else {
+            Tally::default()
+        };
+        done = (tally, frames.extents().len());
         machine.set_protected(domain);
         machine.clear_windows();
         machine.flush_all();
         Ok(())
     })?;
-    Ok(tally)
+    Ok(done)
 }
 
-fn remove<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) -> Result<Tally, Error> {
+/// Takes `leaving` out of the directmap. Of `spare`, the first `tables` are
+/// unused, before and after.
+fn remove<M: Machine>(
+    machine: &M,
+    leaving: &FrameSet,
+    edits: &mut [Edit],
+    spare: &mut [Mfn],
+    tables: &mut usize,
+) -> Result<Tally, Error> {
     let layout = machine.layout();
     let root = machine.root();
-    let leaving = leaving(machine, domain, work.frames.items())?;
     let policy = Unmap {
         layout: &layout,
-        leaving: &leaving,
+        leaving,
     };
-    let spare = &work.spare.items()[..work.tables];
+    let spare = &mut spare[..*tables];
     let (edits, used, tally) = {
-        let mut record = Record::new(machine, work.edits.items(), spare);
+        let mut record = Record::new(machine, edits, spare);
         plan::plan(machine, root, &policy, &mut record)?;
         record.finish()
     };
     let rule = Rule {
-        forbidden: &[&leaving],
+        forbidden: &[leaving],
         except: layout.windows,
     };
     plan::verify(machine, root, edits, &rule)?;
     commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
     commit::commit(machine, edits);
     // The tables at the front of the list are in use now.
-    let tables = &mut work.spare.items()[..work.tables];
-    tables.rotate_left(used);
-    work.tables -= used;
+    spare.rotate_left(used);
+    *tables -= used;
     Ok(tally)
 }
 
-/// Tries every page of the domain on every CPU.
-fn check<M: Machine>(machine: &M, domain: &Domain, work: &mut Work) {
-    let Ok(gone) = leaving(machine, domain, work.frames.items()) else {
-        panic!("self-check: the pages of domain {} changed", domain.id);
-    };
+/// Asks every CPU's MMU about all addresses of the domain's pages.
+fn check<M: Machine>(machine: &M, domain: &Domain, gone: &[Extent]) {
     let clean = machine.on_every_cpu(&|machine| {
-        let (found, tried) = first_readable(machine, gone.extents().iter().copied());
-        state::count(abi::XENVMF_counter_selfcheck_addresses, tried);
-        found.is_none()
+        let mut check = Check::new(machine);
+        let clean = check.gone(gone.iter().copied());
+        state::count(abi::XENVMF_counter_selfcheck_addresses, check.tried());
+        clean
     });
     assert!(
         clean,

@@ -53,6 +53,8 @@ pub struct Sim {
     pub has_reset: Cell<bool>,
     /// CPUs with SPE or TRBE.
     pub trace_units: Cell<u32>,
+    /// Frames that somebody else refers to.
+    pub referenced: RefCell<BTreeSet<u64>>,
     /// Some CPU holds a mapping of its window.
     pub window_held: Cell<bool>,
     /// What the frozen page says about firmware calls.
@@ -204,6 +206,7 @@ impl Sim {
                 frame: Mfn::new(root),
                 level,
                 order,
+                input_bits: 48 - 9 * level + order,
             },
         };
         let dom = Dom {
@@ -378,6 +381,26 @@ impl Machine for Sim {
         self.doms.borrow()[&domain.id].obstacles
     }
 
+    fn referenced(&self, frames: Extent) -> u64 {
+        assert!(self.stopped.get());
+        let held = self.referenced.borrow();
+        held.iter()
+            .filter(|&&f| frames.contains(Mfn::new(f)))
+            .count() as u64
+    }
+
+    fn owned_pages(&self, domain: &Domain) -> u64 {
+        self.doms.borrow()[&domain.id].pages.len() as u64
+    }
+
+    fn owns(&self, domain: &Domain, mfn: Mfn) -> bool {
+        // Shared info and the like are the domain's by the frame table.
+        if XENHEAP.contains(mfn) {
+            return true;
+        }
+        self.doms.borrow()[&domain.id].pages.contains(&mfn.get())
+    }
+
     fn pages(&self, domain: &Domain, visit: &mut dyn FnMut(Extent)) {
         // In pieces of up to five: the fuse has to put them together.
         let doms = self.doms.borrow();
@@ -474,8 +497,8 @@ impl Machine for Sim {
         vaddr(dm(mfn.get()))
     }
 
-    fn readable(&self, va: Vaddr) -> bool {
-        self.memory.readable(va.get())
+    fn unmapped_until(&self, va: Vaddr) -> Option<Vaddr> {
+        self.memory.unmapped_until(va.get()).map(Vaddr::new)
     }
 
     fn rendezvous(&self, run: &mut dyn FnMut(&Self) -> Result<(), Error>) -> Result<(), Error> {
@@ -525,11 +548,9 @@ impl Machine for Sim {
         self.memory.log(Op::FlushGuests);
     }
 
-    fn window_readable(&self) -> bool {
+    fn window_range(&self) -> VaRange {
         let start = layout().windows.start;
-        (0..CPUS * WINDOW_BYTES)
-            .step_by(4096)
-            .any(|at| self.memory.readable(start + at))
+        range(start, CPUS * WINDOW_BYTES)
     }
 
     fn settle(&self, vttbr: u64, first: bool) -> bool {
@@ -555,10 +576,6 @@ impl Machine for Sim {
 }
 
 impl Status for Sim {
-    fn owned_pages(&self, domain: &Domain) -> u64 {
-        self.doms.borrow()[&domain.id].pages.len() as u64
-    }
-
     fn undecoded(&self, domain: &Domain) -> (u64, u64) {
         (3, 0x4000_0000 + u64::from(domain.id))
     }

@@ -244,18 +244,41 @@ impl Memory {
     }
 
     fn walks(&self, va: u64) -> bool {
+        self.missing(va).is_none()
+    }
+
+    /// The level at which a walk finds nothing.
+    fn missing(&self, va: u64) -> Option<u8> {
         let mut frame = self.root;
         for level in 0..4 {
             let bits = self.entry(frame, (va / level_bytes(level)) as usize % ENTRIES);
             if bits & 1 == 0 {
-                return false;
+                return Some(level);
             }
             if level == 3 || bits & 2 == 0 {
-                return true;
+                return None;
             }
             frame = (bits & ADDRESS) >> 12;
         }
         unreachable!()
+    }
+
+    /// What AT says. The architecture lets it use TLBs, so what one of them holds
+    /// cuts the hole short.
+    pub fn unmapped_until(&self, va: u64) -> Option<u64> {
+        if self.readable(va) {
+            return None;
+        }
+        let bytes = level_bytes(self.missing(va)?);
+        let end = va / bytes * bytes + bytes;
+        let held = self.tlb.borrow();
+        let leaves = held.iter().filter(|c| c.level == 3 || c.bits & 2 == 0);
+        Some(
+            leaves
+                .map(|c| c.va)
+                .filter(|&at| at > va)
+                .fold(end, u64::min),
+        )
     }
 
     /// One entry is written by Xen: TLBs keep the old one, order is kept, and
