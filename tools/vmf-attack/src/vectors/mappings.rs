@@ -21,7 +21,7 @@ pub fn all() -> Vec<Box<dyn Vector>> {
         Box::new(Read),
         Box::new(Write),
         Box::new(Window(Vec::new())),
-        Box::new(Make::new("map_domain_page")),
+        Box::new(Make::new("vmf_map_slowly")),
         Box::new(Make::new("map_domain_page_global")),
         Box::new(Make::new("vmap")),
         Box::new(Fixmap),
@@ -147,7 +147,8 @@ impl Vector for Window {
     }
 }
 
-/// A function of Xen that maps a page and returns the address.
+/// A function of Xen that maps a page and returns the address. The inline part of
+/// map_domain_page() maps nothing: it is where vmf_map_slowly() is not called.
 struct Make {
     function: &'static str,
     left: Option<u64>,
@@ -165,7 +166,7 @@ impl Make {
 impl Vector for Make {
     fn facts(&self) -> Facts {
         let title = match self.function {
-            "map_domain_page" => "call map_domain_page() on the secret's frame",
+            "vmf_map_slowly" => "call map_domain_page() on the secret's frame",
             "vmap" => "call vmap() on it; and read through the mapping that was left",
             _ => "call map_domain_page_global() on it; and read through the mapping that was left",
         };
@@ -192,9 +193,8 @@ impl Vector for Make {
             Ok(va) => {
                 each.push(lab.secret_at(va, &what));
                 if lab.phase == Phase::Before {
-                    if self.function == "map_domain_page" {
-                        let unmap = lab.symbols.symbol("unmap_domain_page")?;
-                        lab.primitive.call(0, unmap, &[va])?;
+                    if self.function == "vmf_map_slowly" {
+                        lab.unmap(va)?;
                     } else {
                         self.left = Some(va);
                     }
