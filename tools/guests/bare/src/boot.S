@@ -136,6 +136,8 @@ high:
     b       4b
 5:  ldr     x0, =vectors
     msr     vbar_el1, x0
+    ldr     x0, =interrupt_nops_end
+    msr     tpidr_el1, x0
     isb
     mov     x0, x19
     mov     x1, x20
@@ -171,6 +173,8 @@ further_high:
     isb
     ldr     x0, =vectors
     msr     vbar_el1, x0
+    ldr     x0, =interrupt_nops_end
+    msr     tpidr_el1, x0
     isb
     ldp     x0, x1, [x19]               /* stack_top, enter */
     mov     sp, x0
@@ -195,6 +199,17 @@ table_further:
     .balign 0x80
     sub     sp, sp, #0x110
     stp     x0, x1, [sp, #0x00]
+    .if     \kind == 5                  /* IRQ: see interrupt.rs */
+    mrs     x0, tpidr_el1               /* among the nops, or behind them */
+    br      x0
+    .rept   15
+    nop
+    .endr
+.global interrupt_nops_end
+interrupt_nops_end:
+    mrs     x0, cntvct_el0
+    str     x0, [sp, #0xc0]
+    .endif
     mov     x0, #\kind
     b       exception
 .endm

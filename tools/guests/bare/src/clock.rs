@@ -1,55 +1,63 @@
 //! The virtual timer, and sleeping until it fires.
 //!
 //! Interrupts stay masked in PSTATE: WFI wakes for a pending one all the same,
-//! and it is acknowledged here. Without a known interrupt controller the
-//! canary counts instead of sleeping.
+//! and it is acknowledged here. What a GICv3 needs is in [`interrupt`]. Without
+//! a known interrupt controller the canary counts instead of sleeping.
 #![allow(unsafe_code, reason = "interrupt controller registers")]
 
 use core::arch::asm;
+use core::cell::Cell;
 
 use aarch64_cpu::asm::wfi;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVCT_EL0};
 use tock_registers::interfaces::{Readable, Writeable};
 
+use crate::boot;
+use crate::interrupt::{self, PRIVATE, SENT, SPECIAL};
 use crate::machine::Gic;
 use crate::mmio::Device;
 
 /// Time, in ticks of the virtual counter.
 pub struct Clock {
     interface: Option<Interface>,
+    /// The interrupt that is counted, and how often it came.
+    listens: Cell<u32>,
+    events: Cell<u64>,
 }
 
 /// The CPU interface, where interrupts are acknowledged.
 enum Interface {
-    /// GICv2: registers in memory.
-    Memory(Device),
-    /// GICv3: system registers.
-    System,
+    /// GICv2: registers in memory, and where private interrupts are enabled.
+    Memory(Device, Device),
+    /// GICv3: system registers, and the same.
+    System(Device),
 }
 
-/// Interrupt ids from here on are special: nothing is pending.
-const SPECIAL: u32 = 1020;
-/// The interrupt that a vCPU sends itself (an SGI).
-const SENT: u32 = 1;
-/// GICR_WAKER.
-const WAKER: u64 = 0x14;
+/// The physical counter, which runs since the machine was reset; a guest's own
+/// counter begins when the guest is built.
+pub fn physical() -> u64 {
+    let ticks;
+    // SAFETY: reads a counter, which Xen lets guests do.
+    unsafe { asm!("isb", "mrs {}, cntpct_el0", out(reg) ticks, options(nostack)) };
+    ticks
+}
 
 impl Clock {
     /// Enables the timer's interrupt (a PPI).
     ///
     /// # Safety
     /// The addresses in `gic` are the controller's, mapped as device.
-    pub unsafe fn new(gic: Option<Gic>, interrupt: u32) -> Self {
+    pub unsafe fn new(gic: Option<Gic>, timer: u32) -> Self {
         // SAFETY: the caller's promise.
         let device = |base| unsafe { Device::new(base) };
         let interface = gic.map(|gic| match gic {
             Gic::V2 { distributor, cpu } => {
                 let (distributor, cpu) = (device(distributor), device(cpu));
-                enable_private(distributor, interrupt);
+                interrupt::enable_private(distributor, timer);
                 distributor.store(0, 1);
                 cpu.store(0x4, 0xff);
                 cpu.store(0, 1);
-                Interface::Memory(cpu)
+                Interface::Memory(cpu, distributor)
             }
             Gic::V3 {
                 distributor,
@@ -58,30 +66,32 @@ impl Clock {
                 // Affinity routing, group 1.
                 device(distributor).store(0, (1 << 4) | (1 << 1));
                 let redistributor = device(redistributor);
-                redistributor.store(WAKER, redistributor.load(WAKER) & !(1 << 1));
-                while redistributor.load(WAKER) & (1 << 2) != 0 {}
-                let private = redistributor.at(0x1_0000);
-                private.store(0x80, u32::MAX);
-                enable_private(private, interrupt);
-                enable_private(private, SENT);
-                // SAFETY: enables the CPU interface; interrupts are masked.
-                unsafe {
-                    asm!(
-                        "msr s3_0_c12_c12_5, {one}", // ICC_SRE_EL1
-                        "isb",
-                        "msr s3_0_c4_c6_0, {all}",   // ICC_PMR_EL1
-                        "msr s3_0_c12_c12_3, xzr",   // ICC_BPR1_EL1
-                        "msr s3_0_c12_c12_7, {one}", // ICC_IGRPEN1_EL1
-                        "isb",
-                        one = in(reg) 1u64,
-                        all = in(reg) 0xffu64,
-                        options(nostack)
-                    );
-                }
-                Interface::System
+                // SAFETY: the caller's promise; interrupts are masked.
+                unsafe { interrupt::enable(redistributor, &[timer, SENT]) };
+                Interface::System(redistributor.at(PRIVATE))
             }
         });
-        Self { interface }
+        Self {
+            interface,
+            listens: Cell::new(SPECIAL),
+            events: Cell::new(0),
+        }
+    }
+
+    /// Enables a further private interrupt, and counts how often it comes.
+    pub fn listen(&self, interrupt: u32) {
+        match self.interface {
+            None => return,
+            Some(Interface::Memory(_, private) | Interface::System(private)) => {
+                interrupt::enable_private(private, interrupt);
+            }
+        }
+        self.listens.set(interrupt);
+    }
+
+    /// How often the interrupt that it listens to was acknowledged.
+    pub fn events(&self) -> u64 {
+        self.events.get()
     }
 
     /// Ticks per second.
@@ -117,20 +127,20 @@ impl Clock {
 
     /// Stops the timer.
     pub fn disarm(&self) {
+        Self::stop();
+    }
+
+    /// The same for a handler, which has no clock.
+    pub fn stop() {
         CNTV_CTL_EL0.set(0);
     }
 
     /// Sends the own vCPU an interrupt; false where the controller is not a
     /// GICv3, of which alone the canary knows how.
     pub fn send_to_self(&self) -> bool {
-        let known = matches!(self.interface, Some(Interface::System));
+        let known = matches!(self.interface, Some(Interface::System(_)));
         if known {
-            // SAFETY: writes ICC_SGI1R_EL1; the canary runs on the vCPU with
-            // affinity 0, and interrupts are masked.
-            unsafe {
-                asm!("msr s3_0_c12_c11_5, {}", "isb",
-                    in(reg) (u64::from(SENT) << 24) | 1, options(nostack));
-            }
+            interrupt::send(boot::vcpu());
         }
         known
     }
@@ -139,16 +149,13 @@ impl Clock {
     pub fn acknowledge(&self) -> bool {
         let taken = self.take();
         if let Some(interrupt) = taken {
+            if interrupt & 0x3ff == self.listens.get() {
+                self.events.set(self.events.get() + 1);
+            }
             match self.interface {
                 None => {}
-                Some(Interface::Memory(cpu)) => cpu.store(0x10, interrupt),
-                Some(Interface::System) => {
-                    // SAFETY: writes ICC_EOIR1_EL1 for what was acknowledged.
-                    unsafe {
-                        asm!("msr s3_0_c12_c12_1, {}", "isb", in(reg) u64::from(interrupt),
-                            options(nostack));
-                    }
-                }
+                Some(Interface::Memory(cpu, _)) => cpu.store(0x10, interrupt),
+                Some(Interface::System(_)) => interrupt::end(interrupt),
             }
         }
         taken.is_some()
@@ -158,26 +165,9 @@ impl Clock {
     fn take(&self) -> Option<u32> {
         let interrupt = match self.interface {
             None => SPECIAL,
-            Some(Interface::Memory(cpu)) => cpu.load(0xc),
-            Some(Interface::System) => {
-                let interrupt: u64;
-                // SAFETY: reads ICC_IAR1_EL1, which acknowledges.
-                unsafe {
-                    asm!("mrs {}, s3_0_c12_c12_0", "dsb sy", out(reg) interrupt, options(nostack));
-                }
-                interrupt as u32
-            }
+            Some(Interface::Memory(cpu, _)) => cpu.load(0xc),
+            Some(Interface::System(_)) => return interrupt::take(),
         };
         (interrupt & 0x3ff < SPECIAL).then_some(interrupt)
     }
-}
-
-/// `frame` is a GICv2 distributor or the private frame of a redistributor:
-/// the registers of private interrupts have the same offsets in both.
-fn enable_private(frame: Device, interrupt: u32) {
-    let priority = 0x400 + u64::from(interrupt & !3);
-    let shift = (interrupt & 3) * 8;
-    let others = frame.load(priority) & !(0xff << shift);
-    frame.store(priority, others | (0x80 << shift));
-    frame.store(0x100, 1 << interrupt);
 }

@@ -6,13 +6,15 @@
 )]
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::hypercall;
 use crate::mmio::Device;
 
 /// Base of the UART, 0 for Xen's console.
 static UART: AtomicU64 = AtomicU64::new(0);
+/// It has no input: its flags say nothing.
+static MUTE: AtomicBool = AtomicBool::new(false);
 
 const DATA: u64 = 0x00;
 const FLAGS: u64 = 0x18;
@@ -27,6 +29,16 @@ pub unsafe fn use_uart(base: u64) {
     UART.store(base, Relaxed);
 }
 
+/// The same for one that takes output only, and never says that it is full: what
+/// Xen emulates for dom0 in the place of the UART that it uses itself.
+///
+/// # Safety
+/// As for [`use_uart`].
+pub unsafe fn use_output(base: u64) {
+    MUTE.store(true, Relaxed);
+    UART.store(base, Relaxed);
+}
+
 fn uart() -> Option<Device> {
     let base = UART.load(Relaxed);
     // SAFETY: `use_uart` was promised a PL011 here.
@@ -35,7 +47,7 @@ fn uart() -> Option<Device> {
 
 /// Next byte of input, if there is one.
 pub fn read() -> Option<u8> {
-    let uart = uart()?;
+    let uart = uart().filter(|_| !MUTE.load(Relaxed))?;
     (uart.load(FLAGS) & FLAG_RX_EMPTY == 0).then(|| uart.load(DATA) as u8)
 }
 
@@ -48,7 +60,7 @@ impl Write for Console {
             return Ok(());
         };
         for byte in text.bytes() {
-            while uart.load(FLAGS) & FLAG_TX_FULL != 0 {}
+            while !MUTE.load(Relaxed) && uart.load(FLAGS) & FLAG_TX_FULL != 0 {}
             uart.store(DATA, u32::from(byte));
         }
         Ok(())

@@ -160,27 +160,6 @@ pub fn yield_cpu() -> Return {
     unsafe { call2(__HYPERVISOR_sched_op, u64::from(SCHEDOP_yield), 0) }
 }
 
-/// `SCHEDOP_shutdown` (public/sched.h); xen-sys has no constant for it.
-const SCHEDOP_SHUTDOWN: u64 = 2;
-/// `SCHEDOP_watchdog`.
-const SCHEDOP_WATCHDOG: u64 = 6;
-
-/// Ends the own domain for this reason.
-pub fn shutdown(reason: u32) -> Return {
-    let pointer = (&raw const reason).expose_provenance() as u64;
-    // SAFETY: Xen reads `struct sched_shutdown`, which is the reason.
-    unsafe { call2(__HYPERVISOR_sched_op, SCHEDOP_SHUTDOWN, pointer) }
-}
-
-/// Starts a watchdog that ends the domain after this time; returns its number.
-pub fn watchdog(seconds: u32) -> Return {
-    // `struct sched_watchdog`: the id (0 makes a new one), the timeout.
-    let request = [0, seconds];
-    let pointer = (&raw const request).expose_provenance() as u64;
-    // SAFETY: Xen reads the structure.
-    unsafe { call2(__HYPERVISOR_sched_op, SCHEDOP_WATCHDOG, pointer) }
-}
-
 /// `struct sched_poll`.
 #[repr(C)]
 struct SchedPoll {

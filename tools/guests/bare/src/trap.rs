@@ -1,5 +1,5 @@
-//! Exceptions: those that a test provokes are recorded and skipped, all
-//! others end the guest with a report. Each vCPU has a record of its own.
+//! Exceptions: those that a test provokes are recorded and skipped, interrupts
+//! go to their handler, all others end the guest with a report. Each vCPU has a record of its own.
 #![allow(
     unsafe_code,
     reason = "called from the vectors; changes the return address of what it interrupts"
@@ -12,6 +12,7 @@ use aarch64_cpu::registers::{ESR_EL1, FAR_EL1};
 use tock_registers::interfaces::Readable;
 
 use crate::boot::{VCPUS, vcpu};
+use crate::interrupt;
 
 /// The registers that boot.S has saved.
 #[repr(C)]
@@ -21,10 +22,13 @@ pub struct Frame {
     x30: u64,
     elr: u64,
     spsr: u64,
+    /// The virtual counter when an interrupt was taken; of no meaning else.
+    entered: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(Frame, elr) == 0xb0);
 const _: () = assert!(core::mem::offset_of!(Frame, x29) == 0xa0);
+const _: () = assert!(core::mem::offset_of!(Frame, entered) == 0xc0);
 
 /// What one vCPU has caught.
 struct Record {
@@ -78,6 +82,8 @@ pub fn catch<T>(probe: impl FnOnce() -> T) -> Result<T, Abort> {
 
 /// Vector 4: synchronous, from EL1 with SP_EL1.
 const SYNCHRONOUS: u64 = 4;
+/// Vector 5: IRQ, from EL1 with SP_EL1.
+const IRQ: u64 = 5;
 /// Vector 7: SError, from EL1 with SP_EL1.
 const SERROR: u64 = 7;
 
@@ -85,6 +91,9 @@ const SERROR: u64 = 7;
 // signature, on a stack of its own frame.
 #[unsafe(no_mangle)]
 extern "C" fn rust_exception(kind: u64, frame: &mut Frame) {
+    if kind == IRQ && interrupt::entered(frame.entered) {
+        return;
+    }
     let (esr, far) = (ESR_EL1.get(), FAR_EL1.get());
     let record = &RECORDS[vcpu()];
     if record.armed.load(Relaxed) && matches!(kind, SYNCHRONOUS | SERROR) {

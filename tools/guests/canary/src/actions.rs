@@ -20,7 +20,10 @@ use bare::say;
 use bare::trap::catch;
 
 use crate::cost;
+use crate::crowd;
+use crate::handlers;
 use crate::hostile;
+use crate::peers::Peers;
 use crate::sharing::Shared;
 
 const PSCI_VERSION: u64 = 0x8400_0000;
@@ -45,6 +48,12 @@ pub struct Surroundings<'a> {
     pub spare_page: u64,
     /// Pages that can be shared with Xen.
     pub shared: Shared,
+    /// What is done with other domains.
+    pub peers: Peers,
+    /// Where the image was loaded.
+    pub image_start: u64,
+    /// The machine's own counter when the canary began to run.
+    pub entered: u64,
 }
 
 /// Runs `action`.
@@ -74,15 +83,18 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
         Action::Unmapped(address) => unmapped(name, address.unwrap_or(NOTHING)),
         Action::Isv0 => without_syndrome(name, around.machine),
         Action::SetWay => set_way(name, around.clock),
-        Action::Smc => {
-            match catch(|| psci(Conduit::Smc, PSCI_VERSION)) {
-                Ok(version) => say!("{name}: smc psci version {version:#x}"),
+        Action::Smc(function) => {
+            let what = if function.is_some() {
+                "result"
+            } else {
+                "psci version"
+            };
+            let function = function.unwrap_or(PSCI_VERSION);
+            match catch(|| psci(Conduit::Smc, function)) {
+                Ok(result) => say!("{name}: smc {what} {result:#x}"),
                 Err(abort) => say!("{name}: smc {abort}"),
             }
-            say!(
-                "{name}: hvc psci version {:#x}",
-                psci(Conduit::Hvc, PSCI_VERSION)
-            );
+            say!("{name}: hvc {what} {:#x}", psci(Conduit::Hvc, function));
         }
         Action::Reboot | Action::PowerOff => {
             let function = match action {
@@ -109,12 +121,45 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
         Action::Areas => around.shared.areas(name),
         Action::Yield(millis) => yield_cpu(name, around.clock, millis),
         Action::Cost => cost::run(name, around),
-        Action::Shutdown(reason) => say!("{name}: {}", hypercall::shutdown(reason)),
-        Action::Watchdog(seconds) => say!("{name}: {}", hypercall::watchdog(seconds)),
+        Action::Answer(domain) => match handlers::answer(around, domain) {
+            Some(events) => say!("{name}: {events} events"),
+            None => say!("{name}: none"),
+        },
+        Action::Ring(domain) => cost::ring(name, domain, around),
+        Action::Shutdown(reason) => say!("{name}: {}", around.shared.shutdown(reason)),
+        Action::Watchdog(seconds) => say!("{name}: {}", around.shared.watchdog(seconds)),
         Action::Suspend => {
             let result = psci(Conduit::Hvc, PSCI_SYSTEM_SUSPEND) as i64;
             say!("{name}: {result}");
         }
+        Action::Poke(address, value) => word(name, address, Some(value)),
+        Action::Peek(address) => word(name, address, None),
+        Action::Take(port) => around.shared.take(name, port),
+        Action::Entered => say!("{name}: at {} ticks", around.entered),
+        Action::Crowd(millis) => crowd::run(name, around.clock, around.image_start, millis),
+        Action::Peer(peer) => around.peers.run(name, peer, around),
+    }
+}
+
+/// Writes a word of memory that others may have as well, or reads it.
+fn word(name: &str, address: u64, new: Option<u64>) {
+    if !address.is_multiple_of(8) || !mmu::map(address, 8, Kind::Normal) {
+        say!("{name}: {address:#x} is beyond the canary's own map");
+        return;
+    }
+    let pointer = with_exposed_provenance_mut::<u64>(address as usize);
+    // SAFETY: aligned and mapped; a trap is caught. The canary uses no memory
+    // by a fixed address, so whoever says this address means what is there.
+    let done = catch(|| unsafe {
+        if let Some(value) = new {
+            pointer.write_volatile(value);
+            asm!("dsb ish", options(nostack));
+        }
+        pointer.read_volatile()
+    });
+    match done {
+        Ok(value) => say!("{name}: {address:#x} {value:#x}"),
+        Err(abort) => say!("{name}: {address:#x} {abort}"),
     }
 }
 
@@ -236,12 +281,17 @@ fn psci(conduit: Conduit, function: u64) -> u64 {
 }
 
 /// `grant_entry_v1_t`, permit access (public/grant_table.h).
-const GTF_PERMIT_ACCESS: u16 = 1;
+pub const GTF_PERMIT_ACCESS: u16 = 1;
 /// The first references are reserved (GNTTAB_NR_RESERVED_ENTRIES).
 const REFERENCE: u64 = 8;
 
+/// Where the grant table goes.
+pub fn grant_table(machine: &Machine<'_>) -> u64 {
+    machine.grant_table.unwrap_or(GRANT_TABLE)
+}
+
 fn grant(name: &str, domain: u16, around: &Surroundings<'_>) {
-    let table = around.machine.grant_table.unwrap_or(GRANT_TABLE);
+    let table = grant_table(around.machine);
     let result = hypercall::map_grant_table(table >> 12);
     if result.0 != 0 {
         say!("{name}: add_to_physmap {result}");

@@ -7,11 +7,14 @@
 //! is one.
 #![allow(unsafe_code, reason = "device registers at addresses")]
 
+use core::fmt;
 use core::hint::black_box;
 
 use crate::actions::Surroundings;
+use crate::handlers;
 use bare::clock::Clock;
 use bare::hypercall::{self, GrantCopy, MulticallEntry, Return};
+use bare::machine::Gic;
 use bare::mmio::Device;
 use bare::say;
 
@@ -54,9 +57,10 @@ pub fn run(name: &str, around: &Surroundings<'_>) {
     let print = |what: &str, amount: Amount, ticks: u64| {
         // Thousandths of a tick for each round.
         let each = (ticks * 1000 / amount.rounds).saturating_sub(idle);
-        let hundredths = each * 100_000_000 / clock.frequency();
-        let (whole, part) = (hundredths / 100, hundredths % 100);
-        say!("{name}: {what} {whole}.{part:02} ns");
+        say!(
+            "{name}: {what} {}",
+            Time(each * 100_000_000 / clock.frequency())
+        );
     };
     let registers = |what: &str, mut call: &mut dyn FnMut()| {
         print(what, SHORT, shortest(clock, SHORT, &mut call));
@@ -94,6 +98,7 @@ pub fn run(name: &str, around: &Surroundings<'_>) {
         });
     }
     interrupts(name, clock, &print);
+    handled(name, around);
 
     const ESRCH: Return = Return(-3);
     const DONE: Return = Return(0);
@@ -156,6 +161,51 @@ fn interrupts(name: &str, clock: &Clock, print: &impl Fn(&str, Amount, u64)) {
         timer = timer.min(late);
     }
     print("timer", TIMED, timer);
+}
+
+/// Interrupts until their handler runs: the timer's, and one from another vCPU.
+fn handled(name: &str, around: &Surroundings<'_>) {
+    let Some(Gic::V3 { .. }) = around.machine.gic else {
+        say!("{name}: timer-handled none");
+        say!("{name}: ipi none");
+        return;
+    };
+    let timer = handlers::timer(around.clock);
+    let timer = Time::each(around.clock, timer, handlers::TIMER_ROUNDS);
+    say!("{name}: timer-handled {timer}");
+    match handlers::between_vcpus(around) {
+        Some(ticks) => say!("{name}: ipi {}", one_way(around.clock, ticks)),
+        None => say!("{name}: ipi none"),
+    }
+}
+
+/// Events to another domain, which answers them.
+pub fn ring(name: &str, domain: u16, around: &Surroundings<'_>) {
+    match handlers::ring(around, domain) {
+        Some(ticks) => say!("{name}: {}", one_way(around.clock, ticks)),
+        None => say!("{name}: none"),
+    }
+}
+
+/// Half of there and back, of which `ticks` are [`handlers::ROUNDS`].
+fn one_way(clock: &Clock, ticks: u64) -> Time {
+    Time::each(clock, ticks, 2 * handlers::ROUNDS)
+}
+
+/// Hundredths of a nanosecond.
+struct Time(u64);
+
+impl Time {
+    /// Of one of `rounds`.
+    fn each(clock: &Clock, ticks: u64, rounds: u64) -> Self {
+        Self(ticks * 100_000_000_000 / clock.frequency() / rounds)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:02} ns", self.0 / 100, self.0 % 100)
+    }
 }
 
 /// Waits until an interrupt was acknowledged; false if none comes.

@@ -4,7 +4,8 @@
 //! It is a Linux arm64 Image, so Xen loads it where it loads a kernel: as a
 //! dom0less domain (`multiboot,kernel`, with `vpl011`), by `xl`, or as dom0,
 //! where it prints to Xen's console for want of a UART. It needs one vCPU and
-//! leaves further ones off, 2 MiB for itself and the memory of the pattern.
+//! leaves further ones off, but for one that `cost` starts if it is there and
+//! those of `crowd`, 2 MiB for itself and the memory of the pattern.
 //! It runs with its own tables, caches on, and sleeps between checks.
 //!
 //! # Bootargs
@@ -13,6 +14,8 @@
 //! |---|---|
 //! | `seed=N` | seed of the pattern, 1 unless given |
 //! | `size=N`, `size=NM`, `size=all` | memory that holds the pattern: bytes, or K, M, G; 8M unless given |
+//! | `insist` | stop before anything else is done, if the fuse does not protect this domain |
+//! | `uart=N` | output to a PL011 at this address, which the device tree does not name: what Xen emulates for dom0 |
 //! | `words=N` | the same in words of 8 bytes |
 //! | `ACTION[:ARG...]@N` | run the action after heartbeat N; `@N+` after each later one too |
 //!
@@ -32,6 +35,8 @@
 //! canary: FAIL at 0x40200018 expected 0x… found 0x…
 //! canary: heartbeat 2 pattern BROKEN
 //! canary: PANIC …
+//! canary: insist: 1
+//! canary: insist: 0: not protected, so nothing is done here
 //! ```
 //!
 //! # Actions
@@ -47,7 +52,7 @@
 //! | `unmapped[:ADDRESS]` | loads from an address that nothing answers | `ADDRESS abort esr=… far=…`, or `ADDRESS read V` |
 //! | `isv0` | loads without syndrome from GICD and UART | `gicd\|uart post-indexed\|pair read V` or `… abort esr=… far=…` |
 //! | `setway` | DC CISW over all sets and ways | `N operations in T us`, or `refused after N operations: abort esr=… far=…` |
-//! | `smc` | PSCI_VERSION by SMC and HVC | `smc psci version V` (or `abort`), `hvc psci version V` |
+//! | `smc[:FUNCTION]` | PSCI_VERSION, or another function without arguments, by SMC and HVC | `smc psci version V` or `smc result V` (or `abort`), the same of `hvc` |
 //! | `reboot`, `poweroff` | PSCI SYSTEM_RESET, SYSTEM_OFF | `now`; `refused R` if it comes back |
 //! | `grant[:DOM]` | grants a page to DOM (0) | `ref R gfn G to domain D`; the page begins with 0x63616e6172790000 |
 //! | `evtchn[:DOM]` | allocates a port for DOM (0), sends | `port P send R` |
@@ -58,9 +63,32 @@
 //! | `spam` | traps as fast as it can for a second | `N hypercalls in 1 s` |
 //! | `yield[:MS]` | yields the CPU for so many milliseconds, 1000 unless told (SCHEDOP_yield) | `N batches of 64, T ns each` |
 //! | `cost` | times hypercalls, emulated registers and interrupts | `WHAT T.TT ns`, `WHAT R` if refused, `WHAT none` |
-//! | `shutdown[:REASON]` | SCHEDOP_shutdown: 0 power-off, 1 reboot, 2 suspend, 3 crash | the result, if it comes back |
-//! | `watchdog[:SECONDS]` | SCHEDOP_watchdog, once, never fed | the result |
+//! | `answer:DOM` | takes events (in the pages of `areas`, which it gives Xen) from DOM through a new port, and sends each back, until none comes for a third of a second | `N events`, `none` if it cannot |
+//! | `ring:DOM` | sends DOM events through the port that `answer` has there, and gets them back | `T.TT ns` for one way, `none` |
+//! | `shutdown[:REASON]` | SCHEDOP_shutdown from these pages: 0 power-off, 1 reboot, 2 suspend, 3 crash | the result, if it comes back |
+//! | `watchdog[:SECONDS]` | SCHEDOP_watchdog from these pages, once, never fed | the result |
 //! | `suspend` | PSCI SYSTEM_SUSPEND | the result, if it comes back |
+//! | `poke:ADDRESS:VALUE`, `peek:ADDRESS` | writes or reads a word of memory, in particular one that others have as well | `ADDRESS VALUE`, or `ADDRESS abort …` |
+//! | `take:PORT` | takes an event of a port from the queue of `areas` | `port P pending 0\|1` |
+//! | `entered` | the machine's counter when the canary began to run | `at N ticks` |
+//! | `crowd[:MS]` | xen_version with a pointer to the stack, on all vCPUs at once, until each has called | `vcpu N answered A refused R` for each, `done`; `cost keeps a vCPU` where `cost` has started one |
+//!
+//! With another domain, all arguments in the pages that `share` shares, see
+//! peers.rs; events need `areas` first, grants `table`:
+//!
+//! | action | what it does | lines `canary: <action>: …` |
+//! |---|---|---|
+//! | `port:DOM` | allocates a port that DOM may bind | `R port P` |
+//! | `bind:DOM:PORT` | binds that port of DOM | `R port P` |
+//! | `notify:PORT` | sends an event | `R` |
+//! | `wait:PORT[:SECONDS]` | blocks until an event comes (SCHEDOP_poll), 20 seconds at most, and takes it | `R pending 0\|1 interrupts N after T ms` |
+//! | `table` | has Xen map its grant table | `R` |
+//! | `permit:DOM:PAGE` | grants page 0 to 3 of them, or 4, the private one behind, to DOM | `ref R gfn G to DOM` |
+//! | `word[:VALUE]` | says the first word of page 1, then writes VALUE there | `V` |
+//! | `fetch:DOM:REF` | copies the first word of what DOM grants (GNTTABOP_copy) | `R status S word V` |
+//! | `put:DOM:REF:VALUE` | copies VALUE there | `R status S` |
+//! | `map:DOM:REF`, `unmap` | maps what DOM grants, ends that | `R status S` |
+//! | `mapped[:VALUE]` | says the first word of what is mapped, then writes VALUE there | `V`, or `abort …` |
 #![no_std]
 #![no_main]
 #![allow(
@@ -70,7 +98,10 @@
 
 mod actions;
 mod cost;
+mod crowd;
+mod handlers;
 mod hostile;
+mod peers;
 mod sharing;
 
 use core::sync::atomic::AtomicU64;
@@ -78,13 +109,16 @@ use core::sync::atomic::AtomicU64;
 use canary_core::line::{Fail, Heartbeat};
 use canary_core::pattern::{self, Checker};
 use canary_core::script::{Action, Amount, Input, Settings};
+use xen_vmf_abi::{XENVMF_status, XENVMF_status_domain_protected};
 
-use bare::clock::Clock;
+use bare::clock::{self, Clock};
+use bare::hypercall::{DOMID_SELF, vmf_op};
 use bare::machine::{self, Gic, Machine};
 use bare::mmu::{self, Kind};
 use bare::{boot, console, say};
 
 use crate::actions::Surroundings;
+use crate::peers::Peers;
 use crate::sharing::Shared;
 
 /// Slices of a second: how often console input is looked at.
@@ -95,6 +129,7 @@ const SETTLED: u64 = 5;
 // SAFETY: no other function has this name; boot.S calls it once.
 #[unsafe(no_mangle)]
 extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
+    let entered = clock::physical();
     // SAFETY: boot.S has mapped the tree, and nothing writes to it.
     let tree = match unsafe { boot::device_tree(tree_address as usize) } {
         Ok(tree) => tree,
@@ -105,6 +140,15 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
     let settings = Settings::parse(machine.bootargs, |word| {
         say!("bootargs: \"{word}\" is not known, or does not fit");
     });
+    if let Some(base) = settings.uart
+        && mmu::map(base, 4096, Kind::Device)
+    {
+        // SAFETY: whoever wrote the bootargs says that it is one; mapped just now.
+        unsafe { console::use_output(base) };
+    }
+    if settings.insist {
+        insist();
+    }
 
     let used = [
         boot::image(image_start),
@@ -156,8 +200,27 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
         spare_page,
         // SAFETY: RAM by the device tree, mapped, used by nothing else.
         shared: unsafe { Shared::new(shared) },
+        peers: Peers::default(),
+        image_start,
+        entered,
     };
+    peers::listen(&clock);
     live(memory, start, &settings, &around)
+}
+
+/// Goes on only if this domain is protected. Asks with registers only, since
+/// whoever is not protected has no page that nobody else sees.
+fn insist() {
+    let item = XENVMF_status_domain_protected.into();
+    let status = vmf_op(XENVMF_status.into(), DOMID_SELF.into(), item, 0);
+    if status.0 == 1 {
+        say!("insist: {status}");
+        return;
+    }
+    say!("insist: {status}: not protected, so nothing is done here");
+    loop {
+        aarch64_cpu::asm::wfi();
+    }
 }
 
 /// Console and timer, as the device tree has them.
@@ -236,6 +299,7 @@ fn live(memory: &[AtomicU64], base: u64, settings: &Settings, around: &Surroundi
         if next_slice < clock.now() {
             next_slice = clock.now();
         }
+        around.shared.let_sleep();
         clock.sleep_until(next_slice);
     }
 }

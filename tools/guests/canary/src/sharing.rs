@@ -6,55 +6,68 @@
     reason = "hypercalls read and write structures by address"
 )]
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::ptr::{NonNull, with_exposed_provenance, with_exposed_provenance_mut};
+use core::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicUsize,
+    Ordering::{AcqRel, Relaxed, SeqCst},
+};
 
 use xen_vmf_guest::{Bounce, PAGE_SIZE, share_arguments};
 
 use bare::hypercall::{DOMID_SELF, Return, raw};
 use bare::say;
 
-const MEMORY_OP: u64 = 12;
+pub const MEMORY_OP: u64 = 12;
 const MULTICALL: u64 = 13;
 const XEN_VERSION: u64 = 17;
 const CONSOLE_IO: u64 = 18;
-const GRANT_TABLE_OP: u64 = 20;
+pub const GRANT_TABLE_OP: u64 = 20;
 const VCPU_OP: u64 = 24;
 const SCHED_OP: u64 = 29;
 const EVENT_CHANNEL_OP: u64 = 32;
 
 const XENVER_EXTRAVERSION: u64 = 1;
 const XENMEM_CURRENT_RESERVATION: u64 = 3;
-const GNTTABOP_COPY: u64 = 5;
+pub const GNTTABOP_COPY: u64 = 5;
 const VCPUOP_REGISTER_RUNSTATE: u64 = 5;
 const VCPUOP_REGISTER_VCPU_INFO: u64 = 10;
+const SCHEDOP_SHUTDOWN: u64 = 2;
 const SCHEDOP_POLL: u64 = 3;
-const EVTCHNOP_BIND_INTERDOMAIN: u64 = 0;
+const SCHEDOP_WATCHDOG: u64 = 6;
+pub const EVTCHNOP_BIND_INTERDOMAIN: u64 = 0;
 const EVTCHNOP_CLOSE: u64 = 3;
-const EVTCHNOP_SEND: u64 = 4;
+pub const EVTCHNOP_SEND: u64 = 4;
 const EVTCHNOP_STATUS: u64 = 5;
-const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
+pub const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
 const EVTCHNOP_UNMASK: u64 = 9;
 const EVTCHNOP_INIT_CONTROL: u64 = 11;
 const EVTCHNOP_EXPAND_ARRAY: u64 = 12;
 const EVTCHNOP_SET_PRIORITY: u64 = 13;
 
-/// Pages that can be shared: two for arguments, one for the event array, one
-/// for what else Xen writes.
+/// Pages that can be shared: one for arguments, one for what is copied and for
+/// other domains, one for the event array, one for what else Xen writes.
 pub const PAGES: u64 = 4;
 /// They begin at a multiple of this.
 pub const ALIGNMENT: u64 = 2 << 20;
 /// Page of the event array.
-const ARRAY: u64 = 2;
+pub const ARRAY: u64 = 2;
 /// Page of the control block, and where in it other areas are.
-const AREAS: u64 = 3;
-const VCPU_INFO: u64 = 1024;
+pub const AREAS: u64 = 3;
+pub const VCPU_INFO: u64 = 1024;
 const RUNSTATE: u64 = 2048;
+/// Where in it the port is to which events are sent.
+const PORT: usize = 3072;
+/// Bits of an event word (public/event_channel.h): pending; linked, with the link.
+pub const PENDING: u32 = 1 << 31;
+pub const LINKED: u32 = 1 << 29 | 0x1_ffff;
 
 /// The pages.
 pub struct Shared {
     start: u64,
     bounce: RefCell<Bounce>,
+    /// Xen has the canary's vcpu_info there.
+    has_info: Cell<bool>,
 }
 
 impl Shared {
@@ -69,14 +82,16 @@ impl Shared {
         // SAFETY: the caller's promise.
         unsafe { first.write_bytes(0, PAGES as usize * PAGE_SIZE) };
         // SAFETY: the caller's promise. They need not be shared to be used.
-        let bounce = unsafe { Bounce::new(first, 2 * PAGE_SIZE) };
+        let bounce = unsafe { Bounce::new(first, PAGE_SIZE) };
         Self {
             start,
             bounce: RefCell::new(bounce),
+            has_info: Cell::new(false),
         }
     }
 
-    fn page(&self, index: u64) -> u64 {
+    /// The address of a page.
+    pub fn page(&self, index: u64) -> u64 {
         self.start + index * PAGE_SIZE as u64
     }
 
@@ -90,18 +105,45 @@ impl Shared {
     }
 
     /// A hypercall whose argument at `place` is the address of `value`.
-    fn call<T: Copy>(&self, op: u64, place: usize, value: &mut T, rest: [u64; 4]) -> Return {
+    pub fn call<T: Copy>(&self, op: u64, place: usize, value: &mut T, rest: [u64; 4]) -> Return {
         let made = self.bounce.borrow_mut().with(value, |_, address| {
             let mut arguments = rest;
             arguments[place] = address;
             // SAFETY: the structure is in the shared pages, and lasts.
             unsafe { raw(op, arguments) }
         });
-        made.expect("two pages hold any argument")
+        made.expect("a page holds any argument")
     }
 
-    fn event<T: Copy>(&self, sub: u64, value: &mut T) -> Return {
+    /// A hypercall about event channels.
+    pub fn event<T: Copy>(&self, sub: u64, value: &mut T) -> Return {
         self.call(EVENT_CHANNEL_OP, 1, value, [sub, 0, 0, 0])
+    }
+
+    /// Ends the own domain for this reason.
+    pub fn shutdown(&self, reason: u32) -> Return {
+        self.call(SCHED_OP, 1, &mut { reason }, [SCHEDOP_SHUTDOWN, 0, 0, 0])
+    }
+
+    /// Starts a watchdog that ends the domain after this time; returns its number.
+    pub fn watchdog(&self, seconds: u32) -> Return {
+        // `struct sched_watchdog`: the id (0 makes a new one), the timeout.
+        let rest = [SCHEDOP_WATCHDOG, 0, 0, 0];
+        self.call(SCHED_OP, 1, &mut [0, seconds], rest)
+    }
+
+    /// Blocks until something comes through the port, or an interrupt.
+    pub fn poll(&self, port: u32) -> Return {
+        let mut bounce = self.bounce.borrow_mut();
+        let result = bounce.with(&mut { port }, |bounce, ports| {
+            // `struct sched_poll`: ports, how many, until when (0: for ever)
+            let made = bounce.with(&mut [ports, 1, 0], |_, address| {
+                // SAFETY: both are in the shared pages, and last.
+                unsafe { raw(SCHED_OP, [SCHEDOP_POLL, address, 0, 0]) }
+            });
+            made.expect("room")
+        });
+        result.expect("room")
     }
 
     /// One hypercall of each kind.
@@ -166,6 +208,19 @@ impl Shared {
         );
         let closed = [port, local].map(|port| self.event(EVTCHNOP_CLOSE, &mut [port]));
         say!("{name}: event_channel close {} {}", closed[0], closed[1]);
+    }
+
+    /// Takes an event from a port: whether there was one. The queue is that of
+    /// [`Shared::areas`], whose head nobody looks at.
+    pub fn take(&self, name: &str, port: u32) {
+        let at = self.page(ARRAY) + 4 * u64::from(port);
+        let word = with_exposed_provenance::<AtomicU32>(at as usize);
+        // SAFETY: in a page of RAM that is mapped; an atomic may be shared.
+        let old = unsafe { &*word }.fetch_and(!PENDING, AcqRel);
+        say!(
+            "{name}: port {port} pending {}",
+            u32::from(old & PENDING != 0)
+        );
     }
 
     /// Two calls in one, the second with a pointer of its own.
@@ -251,6 +306,85 @@ impl Shared {
         // frame; offset and vCPU; link bits
         let control = self.event(EVTCHNOP_INIT_CONTROL, &mut [gfn, 0, 0]);
         let array = self.event(EVTCHNOP_EXPAND_ARRAY, &mut [self.page(ARRAY) >> 12]);
+        self.has_info.set(self.has_info.get() || info.0 == 0);
         say!("{name}: vcpu_info {info} control {control} array {array}");
+    }
+
+    /// Takes back evtchn_upcall_pending, the first byte of vcpu_info, with which
+    /// Xen does not let a vCPU sleep (WFI). What is in the queues stays there.
+    pub fn let_sleep(&self) {
+        if self.has_info.get() {
+            let at = self.page(AREAS) + VCPU_INFO;
+            // SAFETY: in a page that is RAM, mapped, and used for nothing else.
+            let pending = unsafe { &*with_exposed_provenance::<AtomicU8>(at as usize) };
+            pending.store(0, SeqCst);
+        }
+    }
+
+    /// Offers a domain a port to bind.
+    pub fn offer(&self, domain: u16) -> Result<u32, Return> {
+        let mut unbound = [DOMID_SELF, domain, 0, 0];
+        let result = self.event(EVTCHNOP_ALLOC_UNBOUND, &mut unbound);
+        let port = u32::from(unbound[2]) | u32::from(unbound[3]) << 16;
+        if result.0 == 0 { Ok(port) } else { Err(result) }
+    }
+
+    /// Binds a port that a domain may have offered; returns the own one.
+    pub fn accept(&self, domain: u16, port: u32) -> Option<u32> {
+        // remote domain, remote port, local port
+        let mut bind = [u32::from(domain), port, 0];
+        let result = self.event(EVTCHNOP_BIND_INTERDOMAIN, &mut bind);
+        (result.0 == 0).then_some(bind[2])
+    }
+}
+
+/// A port with its event word, and the areas that tell of it: what a handler
+/// of events touches.
+pub struct Bell {
+    areas: AtomicUsize,
+    word: AtomicUsize,
+}
+
+impl Bell {
+    /// One that hangs nowhere yet.
+    pub const fn new() -> Self {
+        Self {
+            areas: AtomicUsize::new(0),
+            word: AtomicUsize::new(0),
+        }
+    }
+
+    /// Events of `port` are heard, and sent through it.
+    pub fn hang(&self, shared: &Shared, port: u32) {
+        let areas = shared.page(AREAS) as usize;
+        let word = shared.page(ARRAY) as usize + 4 * port as usize;
+        // SAFETY: in a page that is RAM, mapped, and used for nothing else there.
+        unsafe { with_exposed_provenance_mut::<u32>(areas + PORT).write_volatile(port) };
+        self.areas.store(areas, Relaxed);
+        self.word.store(word, Relaxed);
+    }
+
+    /// Takes the one event that there is out of the queue (FIFO
+    /// ABI: public/event_channel.h).
+    pub fn hear(&self) {
+        let (areas, word) = (self.areas.load(Relaxed), self.word.load(Relaxed));
+        // Not hung yet: it is the event of another port.
+        if areas == 0 {
+            return;
+        }
+        let atomic = |address: usize| with_exposed_provenance::<AtomicU32>(address);
+        // SAFETY: `hang` was told of these pages; Xen writes them atomically.
+        unsafe {
+            with_exposed_provenance_mut::<u8>(areas + VCPU_INFO as usize).write_volatile(0);
+            (*atomic(areas)).store(0, SeqCst);
+            (*atomic(word)).fetch_and(!(PENDING | LINKED), SeqCst);
+        }
+    }
+
+    /// Sends an event.
+    pub fn ring(&self) {
+        let at = self.areas.load(Relaxed) + PORT;
+        // SAFETY: `hang` has put the port there.
+        let _ = unsafe { raw(EVENT_CHANNEL_OP, [EVTCHNOP_SEND, at as u64, 0, 0]) };
     }
 }

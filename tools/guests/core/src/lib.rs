@@ -2,6 +2,7 @@
 //!
 //! * [`pattern`]: the words that memory is filled with and compared to;
 //! * [`script`]: bootargs and console input, turned into settings and actions;
+//! * [`peer`]: what takes two domains;
 //! * [`line`]: the lines that tests look for;
 //! * [`fuzz`]: what the hostile guest does.
 //!
@@ -11,4 +12,5 @@
 pub mod fuzz;
 pub mod line;
 pub mod pattern;
+pub mod peer;
 pub mod script;

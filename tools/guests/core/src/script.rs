@@ -6,6 +6,8 @@
 //! is `action[:argument...]`. Numbers are decimal, or hexadecimal with `0x`.
 //! Words that are not known are reported and skipped.
 
+use crate::peer::Peer;
+
 /// Something that a canary can be told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -25,8 +27,8 @@ pub enum Action {
     Isv0,
     /// Cache maintenance by set and way.
     SetWay,
-    /// PSCI_VERSION by SMC and by HVC.
-    Smc,
+    /// A firmware call by SMC and by HVC, PSCI_VERSION unless told.
+    Smc(Option<u64>),
     /// PSCI SYSTEM_RESET.
     Reboot,
     /// PSCI SYSTEM_OFF.
@@ -49,12 +51,28 @@ pub enum Action {
     Yield(u64),
     /// Times hypercalls, emulated registers and interrupts.
     Cost,
+    /// Answers the events of a domain.
+    Answer(u16),
+    /// Sends events to a domain that answers, and times them.
+    Ring(u16),
     /// SCHEDOP_shutdown for this reason, 0 (power-off) unless given.
     Shutdown(u32),
     /// SCHEDOP_watchdog with this many seconds, 1 unless given.
     Watchdog(u32),
     /// PSCI SYSTEM_SUSPEND.
     Suspend,
+    /// Writes a word to an address.
+    Poke(u64, u64),
+    /// Reads the word there.
+    Peek(u64),
+    /// Takes an event from this port, if there is one.
+    Take(u32),
+    /// When the canary began to run.
+    Entered,
+    /// Hypercalls with pointers from all vCPUs at once, for this many milliseconds.
+    Crowd(u64),
+    /// Something that takes two domains.
+    Peer(Peer),
 }
 
 impl Action {
@@ -70,7 +88,7 @@ impl Action {
             Self::Unmapped(_) => "unmapped",
             Self::Isv0 => "isv0",
             Self::SetWay => "setway",
-            Self::Smc => "smc",
+            Self::Smc(_) => "smc",
             Self::Reboot => "reboot",
             Self::PowerOff => "poweroff",
             Self::Grant(_) => "grant",
@@ -82,9 +100,17 @@ impl Action {
             Self::Spam => "spam",
             Self::Yield(_) => "yield",
             Self::Cost => "cost",
+            Self::Answer(_) => "answer",
+            Self::Ring(_) => "ring",
             Self::Shutdown(_) => "shutdown",
             Self::Watchdog(_) => "watchdog",
             Self::Suspend => "suspend",
+            Self::Poke(..) => "poke",
+            Self::Peek(_) => "peek",
+            Self::Take(_) => "take",
+            Self::Entered => "entered",
+            Self::Crowd(_) => "crowd",
+            Self::Peer(peer) => peer.name(),
         }
     }
 
@@ -103,12 +129,28 @@ impl Action {
         if parts.next().is_some() {
             return None;
         }
-        // A domain, a reason, seconds: 16 bits each.
+        let given = arguments.iter().flatten().count();
+        // Addresses and numbers of calls are longer than what follows.
+        match (name, arguments) {
+            ("unmapped", [address, ..]) => {
+                return (given <= 1).then_some(Self::Unmapped(address));
+            }
+            ("smc", [function, ..]) => return (given <= 1).then_some(Self::Smc(function)),
+            ("poke", [Some(address), Some(value), None, None]) => {
+                return Some(Self::Poke(address, value));
+            }
+            ("peek", [Some(address), None, ..]) => return Some(Self::Peek(address)),
+            _ => {
+                if let Some(peer) = Peer::parse(name, arguments) {
+                    return Some(Self::Peer(peer));
+                }
+            }
+        }
+        // A domain, a reason, seconds, a port: 16 bits each.
         let domain = match arguments[0] {
             Some(id) => Some(u16::try_from(id).ok()?),
             None => None,
         };
-        let given = arguments.iter().flatten().count();
         let (most, action) = match name {
             "protect" => (1, Self::Protect(domain)),
             "lock" => (0, Self::Lock),
@@ -122,10 +164,8 @@ impl Action {
                 ]));
             }
             "badptr" => (0, Self::BadPtr),
-            "unmapped" => return (given <= 1).then_some(Self::Unmapped(arguments[0])),
             "isv0" => (0, Self::Isv0),
             "setway" => (0, Self::SetWay),
-            "smc" => (0, Self::Smc),
             "reboot" => (0, Self::Reboot),
             "poweroff" => (0, Self::PowerOff),
             "grant" => (1, Self::Grant(domain)),
@@ -140,9 +180,17 @@ impl Action {
                 return (given <= 1 && millis <= 60_000).then_some(Self::Yield(millis));
             }
             "cost" => (0, Self::Cost),
+            "answer" => (1, Self::Answer(domain?)),
+            "ring" => (1, Self::Ring(domain?)),
             "shutdown" => (1, Self::Shutdown(domain.unwrap_or(0).into())),
             "watchdog" => (1, Self::Watchdog(domain.unwrap_or(1).into())),
             "suspend" => (0, Self::Suspend),
+            "take" => (1, Self::Take(domain?.into())),
+            "entered" => (0, Self::Entered),
+            "crowd" => {
+                let millis = arguments[0].unwrap_or(1000);
+                return (given <= 1 && millis <= 60_000).then_some(Self::Crowd(millis));
+            }
             _ => return None,
         };
         (given <= most).then_some(action)
@@ -200,6 +248,10 @@ pub struct Settings {
     pub seed: u64,
     /// `size=N[K|M|G]`, `size=all` or `words=N`; 8 MiB unless given.
     pub amount: Amount,
+    /// `insist`: stop at once if not protected.
+    pub insist: bool,
+    /// `uart=N`: a PL011 for output that the device tree does not name.
+    pub uart: Option<u64>,
     scheduled: [Option<Scheduled>; MAX_SCHEDULED],
 }
 
@@ -210,6 +262,8 @@ impl Settings {
         let mut settings = Self {
             seed: 1,
             amount: Amount::Bytes(8 << 20),
+            insist: false,
+            uart: None,
             scheduled: [None; MAX_SCHEDULED],
         };
         for word in bootargs.split_ascii_whitespace() {
@@ -223,6 +277,10 @@ impl Settings {
     fn word(&mut self, word: &str) -> Option<()> {
         if let Some(value) = word.strip_prefix("seed=") {
             self.seed = number(value)?;
+        } else if word == "insist" {
+            self.insist = true;
+        } else if let Some(value) = word.strip_prefix("uart=") {
+            self.uart = Some(number(value)?);
         } else if let Some(value) = word.strip_prefix("words=") {
             self.amount = Amount::Bytes(number(value)?.checked_mul(8)?);
         } else if let Some(value) = word.strip_prefix("size=") {
@@ -322,6 +380,10 @@ mod tests {
         assert_eq!((s.seed, s.amount), (42, Amount::Bytes(24 << 20)));
         assert_eq!(settings("words=1024").0.amount, Amount::Bytes(8192));
         assert_eq!(settings("size=all").0.amount, Amount::All);
+        assert!(!s.insist && s.uart.is_none());
+        let (s, unknown) = settings("insist uart=0x9000000");
+        assert!(s.insist && unknown.is_empty());
+        assert_eq!(s.uart, Some(0x900_0000));
     }
 
     #[test]
@@ -354,7 +416,7 @@ mod tests {
         for name in [
             "protect", "lock", "status", "badptr", "unmapped", "isv0", "setway", "smc", "reboot",
             "poweroff", "grant", "evtchn", "share", "areas", "bounce", "spam", "yield", "cost",
-            "shutdown", "watchdog", "suspend",
+            "shutdown", "watchdog", "suspend", "entered", "crowd",
         ] {
             assert_eq!(Action::parse(name).unwrap().name(), name);
         }
@@ -363,6 +425,21 @@ mod tests {
             Some(Action::Steal(2, 0x4_0100))
         );
         assert_eq!(Action::parse("steal:2"), None);
+        assert_eq!(Action::parse("ring:1"), Some(Action::Ring(1)));
+        assert_eq!(Action::parse("answer"), None);
+        assert_eq!(
+            Action::parse("poke:0x70000008:3"),
+            Some(Action::Poke(0x7000_0008, 3))
+        );
+        assert_eq!(Action::parse("poke:0x70000008"), None);
+        assert_eq!(Action::parse("poke:1:2:3"), None);
+        assert_eq!(Action::parse("peek:1:2"), None);
+        assert_eq!(
+            Action::parse("peek:0x70000008"),
+            Some(Action::Peek(0x7000_0008))
+        );
+        assert_eq!(Action::parse("take:11"), Some(Action::Take(11)));
+        assert_eq!(Action::parse("take"), None);
         assert_eq!(Action::parse("grant:70000"), None);
         assert_eq!(Action::parse("yield"), Some(Action::Yield(1000)));
         assert_eq!(Action::parse("yield:200"), Some(Action::Yield(200)));
@@ -370,9 +447,14 @@ mod tests {
         assert_eq!(Action::parse("shutdown:3"), Some(Action::Shutdown(3)));
         assert_eq!(Action::parse("watchdog"), Some(Action::Watchdog(1)));
         assert_eq!(
-            Action::parse("unmapped:0x5000"),
-            Some(Action::Unmapped(Some(0x5000)))
+            Action::parse("unmapped:0x7000000000"),
+            Some(Action::Unmapped(Some(0x70_0000_0000)))
         );
+        assert_eq!(
+            Action::parse("smc:0xbf00ff01"),
+            Some(Action::Smc(Some(0xbf00_ff01)))
+        );
+        assert_eq!(Action::parse("smc:1:2"), None);
     }
 
     #[test]

@@ -17,13 +17,17 @@
 //! | `blow=self` | after half of them vCPU 0 protects domain 1 and locks |
 //! | `blow=past` | the fuse is blown already (the default) |
 //! | `from=N` | vCPU 0 begins with event N, alone |
-//! | `known` | does what stock Xen does not survive either, too |
-//! | `trace` | prints each event before it is performed |
+//! | `share` | shares with Xen (`XENVMF_share`) vCPU 0's page of structures, at the second 2 MiB of RAM, and the first 16 pages of the arena, the third |
+//! | `go` | waits for a line on its console before the first event |
+//! | `known` | does what stock Xen does not survive, too |
+//! | `trace=N` | prints each event from number N on before it is performed |
 //!
 //! # Output
 //!
 //! ```text
 //! fuzz: seed 0x1 events 10000 on 2 vcpus
+//! fuzz: shares 0 0
+//! fuzz: waits
 //! fuzz: heartbeat 1 events 813
 //! fuzz: ready
 //! fuzz: protect 0 lock 0
@@ -61,7 +65,8 @@ use canary_core::fuzz::place::{ARENA, NOTHING, Phase, Place, Role};
 use canary_core::script::number;
 use tock_registers::interfaces::Readable;
 use xen_vmf_abi::{
-    XENVMF_lock, XENVMF_protect, XENVMF_status, XENVMF_status_domain_protected, XENVMF_status_state,
+    XENVMF_lock, XENVMF_protect, XENVMF_share, XENVMF_status, XENVMF_status_domain_protected,
+    XENVMF_status_state,
 };
 
 use crate::perform::{PERFORMERS, Performer};
@@ -76,6 +81,9 @@ const LOOK: u64 = 32;
 /// Milliseconds from which on an event is slow, and how many are told.
 const SLOW: u64 = 500;
 const SLOW_ONES: u32 = 8;
+/// Bytes of the arena that are shared.
+const SHARED_BYTES: u64 = 16 * PAGE;
+const PAGE: u64 = 4096;
 /// Domains of which it is said whether they are protected.
 const DOMAINS: u16 = 8;
 
@@ -93,8 +101,11 @@ struct Plan {
     seed: u64,
     events: u64,
     from: u64,
-    trace: bool,
+    /// From which event on each is printed.
+    trace: u64,
     blow: Blow,
+    share: bool,
+    go: bool,
     performers: usize,
     place: Place,
     pages: u64,
@@ -149,6 +160,20 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
         plan.events,
         plan.performers
     );
+    if plan.share {
+        // Where the device tree has done it already, they are refused.
+        say!(
+            "shares {} {}",
+            share(plan.pages, PAGE),
+            share(plan.place.arena, SHARED_BYTES)
+        );
+    }
+    if plan.go {
+        say!("waits");
+        while console::read() != Some(b'\n') {
+            hypercall::yield_cpu();
+        }
+    }
     start_others(plan);
     live(&plan, &clock)
 }
@@ -156,9 +181,12 @@ extern "C" fn rust_main(tree_address: u64, image_start: u64) -> ! {
 /// Reads the bootargs and divides the memory.
 fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u64) -> Plan {
     let free = machine::largest_free(&machine.memory, used);
-    let arena = (free.end & !(ARENA - 1)).saturating_sub(ARENA);
-    if arena < free.start + 4096 * PERFORMERS as u64 {
-        panic!("no 2 MiB are free in {free:#x?}");
+    // At addresses that the device tree can name as well (vmf-share); behind
+    // the arena is nothing that the guest needs.
+    let pages = free.start.next_multiple_of(ARENA);
+    let arena = pages + ARENA;
+    if free.end < arena + ARENA {
+        panic!("not enough is free in {free:#x?}");
     }
     let reached = mmu::map(free.start, free.end - free.start, Kind::Normal)
         && mmu::map(image_start, 4096, Kind::Normal)
@@ -179,8 +207,10 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
         seed: 1,
         events: 10_000,
         from: 0,
-        trace: false,
+        trace: u64::MAX,
         blow: Blow::Past,
+        share: false,
+        go: false,
         performers: spare.min(PERFORMERS),
         place: Place {
             role: if machine.uart.is_some() {
@@ -193,7 +223,7 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
             spare: spare as u64,
             spare_entry: perform::spare_entry(image_start),
             arena,
-            page: free.start,
+            page: pages,
             image: (&raw const SHARED).addr() as u64 & !0x1f_ffff,
             distributor,
             redistributor,
@@ -202,7 +232,7 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
             prey: PREY,
             known: false,
         },
-        pages: free.start,
+        pages,
         image_start,
     };
     for word in machine.bootargs.split_ascii_whitespace() {
@@ -213,11 +243,13 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
                 plan.from = number(value).unwrap_or(0);
                 plan.performers = 1;
             }
+            Some(("trace", value)) => plan.trace = number(value).unwrap_or(0),
             Some(("blow", "wait")) => plan.blow = Blow::Wait,
             Some(("blow", "self")) => plan.blow = Blow::Own,
             Some(("blow", "past")) => plan.blow = Blow::Past,
+            None if word == "share" => plan.share = true,
+            None if word == "go" => plan.go = true,
             None if word == "known" => plan.place.known = true,
-            None if word == "trace" => plan.trace = true,
             _ => say!("bootargs: \"{word}\" is not known"),
         }
     }
@@ -350,6 +382,11 @@ impl core::fmt::Display for Protected {
     }
 }
 
+fn share(start: u64, bytes: u64) -> hypercall::Return {
+    let (first, pages) = (start / PAGE, bytes / PAGE);
+    hypercall::vmf_op(XENVMF_share.into(), DOMID_SELF.into(), first, pages)
+}
+
 /// A vCPU at work.
 struct Worker<'a> {
     plan: &'a Plan,
@@ -362,7 +399,7 @@ impl<'a> Worker<'a> {
     fn new(plan: &'a Plan, number: usize) -> Self {
         let mut place = plan.place;
         place.vcpu = number as u64;
-        place.page = plan.pages + number as u64 * 4096;
+        place.page = plan.pages + number as u64 * PAGE;
         Self {
             plan,
             place,
@@ -396,7 +433,7 @@ impl<'a> Worker<'a> {
 
     fn perform(&mut self, index: u64) {
         let event = fuzz::event(self.plan.seed, index, &self.place);
-        if self.plan.trace {
+        if index >= self.plan.trace {
             say!(
                 "event {index} {:#x} {:x?} {:#x} {:x?}",
                 event.word,

@@ -48,7 +48,7 @@ pub struct Place {
     pub sentinel: u16,
     /// A domain with which anything may be done.
     pub prey: u16,
-    /// What stock Xen does not survive either is done as well.
+    /// What stock Xen does not survive is done as well.
     pub known: bool,
 }
 

@@ -425,6 +425,11 @@ pub const VMF: &[Op] = &[
     op(VMF_OP, &[Is(5), Is(0x7ff4), Below(20), Below(4)], &[]),
     op(VMF_OP, &[Is(6), Is(0x7ff4), Small], &[]),
     op(VMF_OP, &[Is(7), Is(0x7ff4), Below(3)], &[]),
+    op(
+        VMF_OP,
+        &[Is(8), Domain, Frame, OneOf(&[0, 1, 2, 16, 65])],
+        &[],
+    ),
     op(VMF_OP, &[Below(12), Domain, Any, Any], &[]),
 ];
 
