@@ -10,10 +10,10 @@ use crate::public::{
     DOMCTL_GETVCPUCONTEXT, DOMCTL_INTERFACE_VERSION, DOMCTL_IOMEM_PERMISSION, DOMCTL_MAX_MEM,
     DOMCTL_MEMORY_MAPPING, DOMCTL_PAUSEDOMAIN, DOMCTL_SET_PAGING_MEMPOOL_SIZE,
     DOMCTL_SETVCPUCONTEXT, DOMCTL_UNPAUSEDOMAIN, DOMID_SELF, DOMINF_DYING, DOMINF_PAUSED,
-    DOMINF_SHUTDOWN, DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_CLOSE,
-    EVTCHNOP_SEND, GetDomainInfoList, HYPERVISOR_DOMCTL, HYPERVISOR_EVENT_CHANNEL_OP,
-    HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION, IomemPermission,
-    MemoryMapping, MemoryReservation, PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS,
+    DOMINF_SHUTDOWN, DebugKeys, DomainInfo, Domctl, EVTCHNOP_ALLOC_UNBOUND,
+    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_CLOSE, EVTCHNOP_SEND, GetDomainInfoList, HYPERVISOR_DOMCTL,
+    HYPERVISOR_EVENT_CHANNEL_OP, HYPERVISOR_MEMORY_OP, HYPERVISOR_SYSCTL, HYPERVISOR_XEN_VERSION,
+    IomemPermission, MemoryMapping, MemoryReservation, PhysInfo, ReadConsole, SYSCTL_DEBUG_KEYS,
     SYSCTL_GETDOMAININFOLIST, SYSCTL_INTERFACE_VERSION, SYSCTL_PHYSINFO, SYSCTL_READCONSOLE,
     Sysctl, VcpuContext, XENMEM_DECREASE_RESERVATION, XENMEM_POPULATE_PHYSMAP, XENVER_CHANGESET,
     XENVER_EXTRAVERSION, XENVER_VERSION,
@@ -35,7 +35,8 @@ fn union_of<T: IntoBytes + Immutable>(payload: &T) -> [u8; 128] {
     u
 }
 
-fn domctl<T: IntoBytes + Immutable>(
+/// A domctl; returns its structure.
+pub fn domctl<T: IntoBytes + Immutable>(
     xen: &Xen,
     what: &str,
     cmd: u32,
@@ -55,7 +56,8 @@ fn domctl<T: IntoBytes + Immutable>(
     Ok(buffer)
 }
 
-fn sysctl<T: IntoBytes + FromBytes + Immutable + KnownLayout>(
+/// A sysctl; returns its part of the structure.
+pub fn sysctl<T: IntoBytes + FromBytes + Immutable + KnownLayout>(
     xen: &Xen,
     what: &str,
     cmd: u32,
@@ -363,6 +365,23 @@ pub fn console(xen: &Xen) -> Result<String, Failure> {
     out.write_all(&buffer.bytes()[..count])
         .map_err(|error| Failure::io("standard output", &error))?;
     Ok(format!("bytes={count}"))
+}
+
+/// Binds the port that `domain` has for the caller, sends on it, closes it.
+pub fn notify(xen: &Xen, domain: u16, port: u32) -> Result<String, Failure> {
+    let mut buffer = xen.buffer(12)?;
+    // `struct evtchn_bind_interdomain`: remote domain and port, local port
+    buffer.put(&[u32::from(domain), port, 0]);
+    let call = |what: &str, cmd: u64, buffer: &mut Buffer| {
+        let arguments = [cmd, buffer.address(), 0, 0, 0];
+        xen.with(what, HYPERVISOR_EVENT_CHANNEL_OP, arguments, &mut [buffer])
+    };
+    call("bind_interdomain", EVTCHNOP_BIND_INTERDOMAIN, &mut buffer)?;
+    let local: u32 = buffer.get(8);
+    buffer.put(&local);
+    call("send", EVTCHNOP_SEND, &mut buffer)?;
+    call("close", EVTCHNOP_CLOSE, &mut buffer)?;
+    Ok(format!("domain={domain} port={port} local={local}"))
 }
 
 /// Allocates a port, sends on it, closes it.

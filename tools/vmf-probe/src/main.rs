@@ -10,8 +10,10 @@
 //! * [`map`]: foreign and grant mappings, by the drivers of Linux;
 //! * [`raw`]: the same, asked of Xen itself;
 //! * [`domains`]: domctl, sysctl, memory_op;
+//! * [`absent`]: what this Xen lacks, and introspection;
 //! * [`balloon`]: Linux's own balloon.
 
+mod absent;
 mod balloon;
 mod domains;
 mod map;
@@ -79,6 +81,9 @@ enum Command {
         /// Domain that gets it, dom0 unless given
         #[arg(long, default_value = "self", value_parser = domain)]
         into: u16,
+        /// Leave it there
+        #[arg(long)]
+        stay: bool,
     },
     /// Take a page out of a domain's physmap (remove_from_physmap)
     Remove {
@@ -147,6 +152,8 @@ enum Command {
     },
     /// Destroy a domain
     Destroy { domain: u16 },
+    /// Resume a domain that is suspended
+    Resume { domain: u16 },
     /// Give a domain access to frames of MMIO, or take it back
     Iomem {
         domain: u16,
@@ -176,6 +183,23 @@ enum Command {
     },
     /// Allocate an event channel, send on it, close it
     Evtchn,
+    /// Bind the port that a domain has for dom0, send on it, close it
+    Notify { domain: u16, port: u32 },
+    /// Ask for what this Xen is built without, of a domain where it takes one
+    Absent { domain: u16 },
+    /// Have Xen tell of a domain's SMCs, with registers, through a page of it
+    Introspect {
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
+        /// Leave the ring in place
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Take that ring away
+    IntrospectEnd { domain: u16 },
+    /// Have Xen watch a domain's SMCs, with no ring to tell of them
+    Watch { domain: u16 },
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -237,7 +261,8 @@ fn run(command: &Command) -> Result<String, Failure> {
             gfn,
             at,
             into,
-        } => raw::foreign(&xen, domain, gfn, into, at),
+            stay,
+        } => raw::foreign(&xen, domain, gfn, into, at, stay),
         Command::Remove { domain, gfn } => raw::remove(&xen, domain, gfn),
         Command::Registers { domain, set, reset } => domains::registers(&xen, domain, set, reset),
         Command::GrantTable { domain, hold } => map::grant_table(&xen, domain, hold),
@@ -251,6 +276,7 @@ fn run(command: &Command) -> Result<String, Failure> {
         Command::Decrease { domain, gfn, count } => domains::decrease(&xen, domain, gfn, count),
         Command::Create { pages } => domains::create(&xen, pages),
         Command::Destroy { domain } => domains::simple(&xen, domain, public::DOMCTL_DESTROYDOMAIN),
+        Command::Resume { domain } => domains::simple(&xen, domain, public::DOMCTL_RESUMEDOMAIN),
         Command::Iomem { domain, mfn, deny } => domains::iomem(&xen, domain, mfn, !deny),
         Command::Pause { domain } => domains::simple(&xen, domain, public::DOMCTL_PAUSEDOMAIN),
         Command::Unpause { domain } => domains::simple(&xen, domain, public::DOMCTL_UNPAUSEDOMAIN),
@@ -269,6 +295,11 @@ fn run(command: &Command) -> Result<String, Failure> {
             )
             .map(|result| format!("result={result}")),
         Command::Evtchn => domains::event_channel(&xen),
+        Command::Notify { domain, port } => domains::notify(&xen, domain, port),
+        Command::Absent { domain } => absent::all(&xen, domain),
+        Command::Introspect { domain, gfn, stay } => absent::introspect(&xen, domain, gfn, stay),
+        Command::IntrospectEnd { domain } => absent::ring(&xen, domain, false),
+        Command::Watch { domain } => absent::watch(&xen, domain),
         Command::Balloon { .. } | Command::GrantMap { .. } | Command::GnttabCopy { .. } => {
             unreachable!("handled above")
         }

@@ -9,6 +9,7 @@ pub const HYPERVISOR_MEMORY_OP: u32 = 12;
 pub const HYPERVISOR_XEN_VERSION: u32 = 17;
 pub const HYPERVISOR_GRANT_TABLE_OP: u32 = 20;
 pub const HYPERVISOR_EVENT_CHANNEL_OP: u32 = 32;
+pub const HYPERVISOR_HVM_OP: u32 = 34;
 pub const HYPERVISOR_SYSCTL: u32 = 35;
 pub const HYPERVISOR_DOMCTL: u32 = 36;
 pub const DOMID_SELF: u16 = 0x7ff0;
@@ -27,6 +28,7 @@ pub const XENMEM_ADD_TO_PHYSMAP_BATCH: u64 = 23;
 pub const XENMAPSPACE_GMFN_FOREIGN: u16 = 4;
 
 /// event_channel.h.
+pub const EVTCHNOP_BIND_INTERDOMAIN: u64 = 0;
 pub const EVTCHNOP_CLOSE: u64 = 3;
 pub const EVTCHNOP_SEND: u64 = 4;
 pub const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
@@ -41,7 +43,10 @@ pub const DOMCTL_MAX_MEM: u32 = 11;
 pub const DOMCTL_SETVCPUCONTEXT: u32 = 12;
 pub const DOMCTL_GETVCPUCONTEXT: u32 = 13;
 pub const DOMCTL_IOMEM_PERMISSION: u32 = 20;
+pub const DOMCTL_RESUMEDOMAIN: u32 = 27;
 pub const DOMCTL_MEMORY_MAPPING: u32 = 39;
+pub const DOMCTL_VM_EVENT_OP: u32 = 56;
+pub const DOMCTL_MONITOR_OP: u32 = 77;
 pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hap.
 pub const CDF_HVM_HAP: u32 = 0b11;
@@ -49,6 +54,10 @@ pub const CDF_HVM_HAP: u32 = 0b11;
 pub const DOMINF_DYING: u32 = 1 << 0;
 pub const DOMINF_SHUTDOWN: u32 = 1 << 2;
 pub const DOMINF_PAUSED: u32 = 1 << 3;
+
+/// hvm/hvm_op.h, hvm/params.h.
+pub const HVMOP_SET_PARAM: u64 = 0;
+pub const HVM_PARAM_MONITOR_RING_PFN: u32 = 28;
 
 /// sysctl.h.
 pub const SYSCTL_INTERFACE_VERSION: u32 = 0x15;

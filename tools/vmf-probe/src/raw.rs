@@ -12,8 +12,16 @@ use crate::public::{
 };
 use crate::xen::{Failure, Xen};
 
-/// Maps `gfn` of `domain` at `at` of `into`, and takes it away again.
-pub fn foreign(xen: &Xen, domain: u16, gfn: u64, into: u16, at: u64) -> Result<String, Failure> {
+/// Maps `gfn` of `domain` at `at` of `into`, and takes it away again unless it is
+/// to `stay`.
+pub fn foreign(
+    xen: &Xen,
+    domain: u16,
+    gfn: u64,
+    into: u16,
+    at: u64,
+    stay: bool,
+) -> Result<String, Failure> {
     let mut frame = xen.buffer(8)?;
     frame.put(&gfn);
     let mut place = xen.buffer(8)?;
@@ -42,7 +50,9 @@ pub fn foreign(xen: &Xen, domain: u16, gfn: u64, into: u16, at: u64) -> Result<S
         errno => return Err(Failure::new("add_to_physmap of the frame", errno.abs())),
     }
 
-    remove(xen, into, at)?;
+    if !stay {
+        remove(xen, into, at)?;
+    }
     Ok(format!("domain={domain} gfn={gfn:#x} at={at:#x}"))
 }
 

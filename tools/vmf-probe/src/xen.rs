@@ -39,6 +39,11 @@ impl Failure {
         Self::new(what, error.raw_os_error().unwrap_or(libc::EIO))
     }
 
+    /// The errno's name.
+    pub fn name(&self) -> &'static str {
+        name(self.errno)
+    }
+
     /// The last error of the operating system.
     pub fn last(what: impl Into<String>) -> Self {
         Self::io(what, &io::Error::last_os_error())
