@@ -35,13 +35,29 @@ impl Series {
     /// The series and, behind it, the attack primitives of the lab, which
     /// nobody but the lab ever applies.
     pub fn with_attack(site: &Site) -> Result<Self> {
-        let mut series = Self::read(site)?;
-        let attack = Self::of(&site.root().join("xen-vmf/patches/xen-4.20-attack"))?;
-        if attack.0.is_empty() {
-            bail!("xen-vmf/patches/xen-4.20-attack has no patch");
+        Self::read(site)?.and(site, "xen-vmf/patches/xen-4.20-attack")
+    }
+
+    /// The series, or with `patched` false nothing, and behind it the
+    /// measurements that Xen makes itself, for the benchmark alone.
+    pub fn with_measurements(site: &Site, patched: bool) -> Result<Self> {
+        let series = if patched {
+            Self::read(site)?
+        } else {
+            Self(Vec::new())
+        };
+        series.and(site, "xen-vmf/patches/xen-4.20-bench")
+    }
+
+    /// These patches, and behind them those of another folder, which is not
+    /// empty.
+    fn and(mut self, site: &Site, folder: &str) -> Result<Self> {
+        let further = Self::of(&site.root().join(folder))?;
+        if further.0.is_empty() {
+            bail!("{folder} has no patch");
         }
-        series.0.extend(attack.0);
-        Ok(series)
+        self.0.extend(further.0);
+        Ok(self)
     }
 
     fn of(directory: &Path) -> Result<Self> {

@@ -181,8 +181,8 @@ pub fn patched(site: &Site, stock: &Tree, series: &Series, name: &str) -> Result
     Ok(Tree { path, digest })
 }
 
-/// Copies a whole tree.
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a whole tree, with the times of its files.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -201,7 +201,8 @@ pub fn update_some(from: &Tree, files: &[PathBuf], to: &Path, list: &Path) -> Re
 }
 
 /// Copies those of `files` whose content differs, and removes from `to` what an
-/// earlier call copied and is no longer in `files`. `list` remembers them.
+/// earlier call copied, to its end or not, and is no longer in `files`. `list`
+/// remembers them.
 fn sync(from: &Path, files: &[PathBuf], to: &Path, list: &Path) -> Result<()> {
     let wanted: BTreeSet<&Path> = files.iter().map(PathBuf::as_path).collect();
     let before = fs::read_to_string(list).unwrap_or_default();
@@ -212,11 +213,23 @@ fn sync(from: &Path, files: &[PathBuf], to: &Path, list: &Path) -> Result<()> {
     {
         let _ = fs::remove_file(to.join(gone));
     }
+    let remember = |names: BTreeSet<&Path>| {
+        let names: Vec<_> = names.iter().map(|path| path.to_string_lossy()).collect();
+        fs::write(list, names.join("\n"))
+            .with_context(|| format!("cannot write {}", list.display()))
+    };
+    // Should this be the last that is done, what has been copied is known.
+    remember(
+        before
+            .lines()
+            .map(Path::new)
+            .chain(wanted.clone())
+            .collect(),
+    )?;
     for file in &wanted {
         copy_if_different(&from.join(file), &to.join(file))?;
     }
-    let names: Vec<_> = wanted.iter().map(|path| path.to_string_lossy()).collect();
-    fs::write(list, names.join("\n")).with_context(|| format!("cannot write {}", list.display()))
+    remember(wanted)
 }
 
 fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
@@ -251,6 +264,21 @@ mod tests {
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         path
+    }
+
+    #[test]
+    fn what_was_copied_before_an_end_is_known() {
+        let root = scratch("end");
+        let (from, to, list) = (root.join("from"), root.join("to"), root.join("list"));
+        fs::create_dir_all(&from).unwrap();
+        fs::write(from.join("a"), "1").unwrap();
+        fs::write(from.join("b"), "1").unwrap();
+        let files = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        sync(&from, &files(&["a", "missing"]), &to, &list).unwrap_err();
+        assert!(to.join("a").exists());
+        sync(&from, &files(&["b"]), &to, &list).unwrap();
+        assert!(!to.join("a").exists() && to.join("b").exists());
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

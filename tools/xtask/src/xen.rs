@@ -16,13 +16,16 @@ use crate::toolchain::{BARE_METAL, Toolchain};
 use crate::tree::{self, Tree};
 
 /// What every build of this project's Xen has: both schedulers, and debug
-/// information, from which the lab learns the layout of Xen's structures.
-const ALWAYS: [&str; 5] = [
+/// information, from which the lab learns the layout of Xen's structures. The
+/// configuration is not in the image, where a line about the fuse would move
+/// everything behind it, and be the only difference to stock Xen without it.
+const ALWAYS: [&str; 6] = [
     "CONFIG_EXPERT=y",
     "CONFIG_UNSUPPORTED=y",
     "CONFIG_SCHED_CREDIT2=y",
     "CONFIG_SCHED_NULL=y",
     "CONFIG_DEBUG_INFO=y",
+    "# CONFIG_HYPFS_CONFIG is not set",
 ];
 /// Where the series expects the crate.
 pub const CRATE_LINK: &str = "xen/arch/arm/vmf/crate";
@@ -62,6 +65,13 @@ impl Variant {
         debug: false,
         attack: true,
     };
+    /// With the series and without the fuse, release build.
+    pub const OFF: Self = Self {
+        patched: true,
+        vmf: false,
+        debug: false,
+        attack: false,
+    };
     /// As upstream made it, release build.
     pub const STOCK: Self = Self {
         patched: false,
@@ -89,6 +99,29 @@ impl Variant {
             name.push_str(&stamp::of_bytes(further.join("\n"))[..8]);
         }
         name
+    }
+
+    /// Names of builds that differ from this one in little, the nearest first.
+    fn relatives(&self) -> Vec<String> {
+        let nearest = [
+            *self,
+            Self {
+                attack: false,
+                ..*self
+            },
+            Self {
+                attack: false,
+                vmf: false,
+                ..*self
+            },
+            Self {
+                attack: false,
+                vmf: false,
+                patched: false,
+                ..*self
+            },
+        ];
+        nearest.iter().map(|variant| variant.name(&[])).collect()
     }
 
     /// The lines that are put after Xen's own default configuration.
@@ -127,10 +160,29 @@ pub fn build(site: &Site, variant: &Variant) -> Result<Built> {
     build_with(site, variant, &[])
 }
 
+/// Builds this variant from a tree that has only a part of the series, in the
+/// place of its own build.
+pub fn build_patched(site: &Site, source: &Tree, variant: &Variant) -> Result<Built> {
+    build_tree(site, source, variant, &[], &variant.name(&[]))
+}
+
 /// The same with further lines of configuration, such as `CONFIG_HAS_ITS=y`.
 pub fn build_with(site: &Site, variant: &Variant, further: &[&str]) -> Result<Built> {
     let source = source(site, variant)?;
     build_tree(site, &source, variant, further, &variant.name(further))
+}
+
+/// A variant that measures itself at boot, for the benchmark.
+pub fn build_measuring(site: &Site, variant: &Variant) -> Result<Built> {
+    let name = format!("{}-bench", variant.name(&[]));
+    let series = Series::with_measurements(site, variant.patched)?;
+    let source = tree::patched(
+        site,
+        &tree::stock(site)?,
+        &series,
+        &format!("{name}-source"),
+    )?;
+    build_tree(site, &source, variant, &[], &name)
 }
 
 /// The source of a variant.
@@ -184,7 +236,7 @@ pub fn build_with_crate(
         image: xen.join("xen"),
         syms: xen.join("xen-syms"),
     };
-    let has_crate = variant.vmf && source.path.join("xen/arch/arm/vmf").is_dir();
+    let has_crate = variant.vmf && has_crate(source);
     let toolchain = if has_crate {
         Some(site.toolchain(BARE_METAL)?)
     } else {
@@ -207,6 +259,9 @@ pub fn build_with_crate(
 
     site.say("make", &format!("Xen ({name})"));
     let _ = fs::remove_file(&mark);
+    if !directory.exists() {
+        begin_with_relative(site, variant, name)?;
+    }
     tree::update(
         source,
         &directory,
@@ -231,6 +286,29 @@ pub fn build_with_crate(
     Ok(built)
 }
 
+/// Begins a build with a copy of one that differs in little, where there is
+/// one: make compiles only what differs.
+fn begin_with_relative(site: &Site, variant: &Variant, name: &str) -> Result<()> {
+    let work = site.xen_work();
+    let file = |name: &str, what: &str| work.join(format!("{name}.{what}"));
+    for relative in variant.relatives() {
+        let (from, list) = (work.join(&relative), file(&relative, "files"));
+        if relative == name || !list.exists() || !file(&relative, "stamp").exists() {
+            continue;
+        }
+        // What a copy that was interrupted has left is no build.
+        let scratch = file(name, "new");
+        let _ = fs::remove_dir_all(&scratch);
+        tree::copy(&from, &scratch)?;
+        fs::copy(&list, file(name, "files"))
+            .with_context(|| format!("cannot copy {}", list.display()))?;
+        fs::rename(&scratch, work.join(name))
+            .with_context(|| format!("cannot rename {}", scratch.display()))?;
+        break;
+    }
+    Ok(())
+}
+
 /// Everything that the object of the crate is made of.
 pub fn crate_digest(site: &Site) -> Result<String> {
     digest_of_crate(site, &site.root().join("xen-vmf"))
@@ -242,6 +320,12 @@ fn digest_of_crate(site: &Site, crate_path: &Path) -> Result<String> {
         .add("lock", stamp::read(&site.root().join("Cargo.lock"))?);
     let wanted = |path: &Path| !path.starts_with("patches") && !path.starts_with("target");
     Ok(inputs.add_tree(crate_path, wanted)?.digest())
+}
+
+/// Whether the crate is linked into Xen where a tree has CONFIG_VMF=y: the first
+/// patches of the series do without.
+pub fn has_crate(source: &Tree) -> bool {
+    source.path.join("xen/arch/arm/vmf").is_dir()
 }
 
 /// Puts the crate where the series' Kbuild looks for it.
@@ -276,6 +360,8 @@ fn configured<'a>(site: &Site, directory: &Path, fragment: &'a [String]) -> Resu
     let asked = directory.join("config.asked");
     let config = xen.join(".config");
     if !(config.exists() && fs::read_to_string(&asked).is_ok_and(|old| old == wanted)) {
+        // Until it is accepted, nothing is known of what is there.
+        let _ = fs::remove_file(&asked);
         fs::write(&config, &wanted)
             .with_context(|| format!("cannot write {}", config.display()))?;
     }
@@ -347,16 +433,12 @@ mod tests {
 
     #[test]
     fn variants_have_names_of_their_own() {
-        let off = Variant {
-            vmf: false,
-            ..Variant::VMF
-        };
         let mut names: BTreeSet<String> = [
             Variant::VMF,
             Variant::VMF_DEBUG,
             Variant::ATTACK,
             Variant::STOCK,
-            off,
+            Variant::OFF,
         ]
         .iter()
         .map(|variant| variant.name(&[]))
@@ -379,13 +461,7 @@ mod tests {
         assert!(has(&Variant::VMF_DEBUG, "CONFIG_DEBUG=y"));
         assert!(has(&Variant::ATTACK, "CONFIG_VMF_ATTACK=y"));
         assert!(!has(&Variant::VMF, "CONFIG_VMF_ATTACK=y"));
-        assert!(has(
-            &Variant {
-                vmf: false,
-                ..Variant::VMF
-            },
-            "# CONFIG_VMF is not set"
-        ));
+        assert!(has(&Variant::OFF, "# CONFIG_VMF is not set"));
         assert!(
             !Variant::STOCK
                 .fragment(&[])

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::plot;
 use super::report::Report;
+use super::scale;
 use super::table;
 use crate::site::Site;
 
@@ -20,9 +21,12 @@ const TIMED: &str = "docs/performance-blow-cpus.svg";
 pub fn write(site: &Site, report: &Report) -> Result<()> {
     let parts = [
         ("figures", table::figures(report)),
+        ("mapping", table::mappings(report)),
         ("blow", table::blows(report)),
         ("time", table::times(report)),
+        ("scale", scale::table(&report.scale)?),
         ("size", table::sizes(report)),
+        ("demo", table::demonstration(report)),
         ("verifier", table::verifier(report)),
     ];
     let path = site.root().join(PAGE);
@@ -30,7 +34,12 @@ pub fn write(site: &Site, report: &Report) -> Result<()> {
         fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
     for (name, text) in parts {
         ensure!(
-            text.lines().count() > if name == "verifier" { 0 } else { 2 },
+            text.lines().count()
+                > if ["demo", "verifier"].contains(&name) {
+                    0
+                } else {
+                    2
+                },
             "{name}: nothing was measured; run cargo xtask bench without --only"
         );
         page = replace(&page, name, &text)?;

@@ -11,17 +11,22 @@ use super::figure::{Figure, GUEST, Point};
 use crate::lab::images::Images;
 use crate::lab::profile::{Guest, Profile};
 use crate::lab::scenarios::boot::ALONE;
+use crate::lab::scenarios::shared::CANARY_PAGES;
 use crate::lab::session::Session;
 
 /// The guest that is protected when the fuse is blown.
 const INSIDE: u16 = 1;
 /// The one that is not.
 const OUTSIDE: u16 = 2;
-/// The last thing that the canary measures.
-const LAST: &str = "event-send";
+/// The last thing that each measures: with it, the other has been answered, and
+/// asked.
+const LAST: [(u16, &str); 2] = [(OUTSIDE, "canary: ring: "), (INSIDE, "canary: answer: ")];
 /// What both do first, and when. Then one after the other measures, while the
-/// other sleeps.
-const SCRIPT: [&str; 2] = ["size=64K yield:150@1 cost@2", "size=64K yield:150@1 cost@3"];
+/// other sleeps, and at last one sends events that the other answers.
+const SCRIPT: [&str; 2] = [
+    "size=64K yield:150@1 cost@2 answer:2@3",
+    "size=64K yield:150@1 cost@3 ring:1@3",
+];
 /// What is refused to a protected guest.
 const REFUSED: &str = "-14 EFAULT";
 /// Boots under `-icount` are slow.
@@ -60,8 +65,8 @@ pub fn measure(
 
 /// Waits until both have measured; returns what they have said.
 fn listen(session: &mut Session) -> Result<[Vec<String>; 2]> {
-    for id in [OUTSIDE, INSIDE] {
-        session.wait_domain(id, &format!("canary: cost: {LAST} "), SLOW)?;
+    for (id, last) in LAST {
+        session.wait_domain(id, last, SLOW)?;
     }
     Ok([
         session.domain_lines(INSIDE)?,
@@ -75,7 +80,8 @@ fn profile(base: &Profile, point: Point) -> Profile {
     profile.name = format!("cost-{}", point.name().replace('=', "-"));
     profile.cpus = 1;
     profile.device_tree = ALONE.to_owned();
-    profile.xen_arguments = "conswitch=ax".to_owned();
+    // In Xen's default mode (SILO), guests have no event channels to each other.
+    profile.xen_arguments = "conswitch=ax xsm=dummy".to_owned();
     point.apply(&mut profile);
     profile
         .domains
@@ -85,14 +91,22 @@ fn profile(base: &Profile, point: Point) -> Profile {
     for (domain, script) in profile.domains.iter_mut().zip(SCRIPT) {
         domain.arguments = script.to_owned();
     }
-    for domain in profile.domains.iter_mut().skip(1) {
-        domain.unprotected = true;
-    }
+    let [inside, outside] = &mut profile.domains[..] else {
+        unreachable!("the test profile has one canary");
+    };
+    // A partner for interrupts, and pages in which it still gets events.
+    inside.vcpus = 2;
+    inside.share = vec![CANARY_PAGES];
+    outside.unprotected = true;
     profile
 }
 
 /// What was measured of a figure, by the guest that can.
 fn value(figure: &Figure, inside: &[String], outside: &[String]) -> Result<f64> {
+    if figure.id == "ring" {
+        let said = after(outside, "canary: ring: ", figure.id)?;
+        return nanoseconds(&said).with_context(|| format!("{}: {said}", figure.id));
+    }
     if figure.id == "yield" {
         // The one with the longer overlap has less of the time alone in it.
         return Ok(yielded(inside)?.max(yielded(outside)?));
@@ -104,8 +118,12 @@ fn value(figure: &Figure, inside: &[String], outside: &[String]) -> Result<f64> 
 
 /// What the canary says of a figure.
 fn said(lines: &[String], id: &str) -> Result<String> {
-    let mark = format!("canary: cost: {id} ");
-    let rest = lines.iter().find_map(|line| line.split_once(&mark));
+    after(lines, &format!("canary: cost: {id} "), id)
+}
+
+/// What stands behind `mark`, where the canary speaks of a figure the last time.
+fn after(lines: &[String], mark: &str, id: &str) -> Result<String> {
+    let rest = lines.iter().rev().find_map(|line| line.split_once(mark));
     let (_, rest) = rest.with_context(|| format!("the canary says nothing of {id}"))?;
     Ok(rest.trim().to_owned())
 }
@@ -163,6 +181,7 @@ mod tests {
             profile.validate().unwrap();
             let outside: Vec<bool> = profile.domains.iter().map(|d| d.unprotected).collect();
             assert_eq!(outside, [false, true]);
+            assert_eq!(profile.cpus, 1);
         }
     }
 }

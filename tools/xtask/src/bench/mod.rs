@@ -7,20 +7,24 @@
 //!
 //! - [`figure`]: what is measured, and how much it may be
 //! - [`guest`]: traps, hypercalls, interrupts, switches, as guests see them;
-//!   [`boot`]: from reset to dom0; [`blow`]: the fuse itself; [`image`]: size of
-//!   Xen; [`audit`]: the verifier's time
+//!   [`mapping`]: pages mapped and allocated, as Xen sees them; [`boot`]: from reset to dom0; [`blow`]: the fuse itself; [`image`]: size of
+//!   Xen; [`audit`]: the verifier's time; [`demo`]: the
+//!   demonstration's; [`scale`]: the fuse on a simulated machine of a terabyte
 //! - [`report`]: what was measured, kept from run to run; [`table`] prints it,
 //!   [`plot`] draws it, [`document`] writes both into `docs/`
 
 mod audit;
 mod blow;
 mod boot;
+mod demo;
 mod document;
 pub mod figure;
 pub mod guest;
 mod image;
+mod mapping;
 mod plot;
 mod report;
+mod scale;
 mod table;
 
 use anyhow::{Result, ensure};
@@ -51,6 +55,8 @@ pub struct Options {
 pub enum Part {
     /// What guests see: five boots
     Guest,
+    /// Mapping a page, and allocating one: three boots of Xens built for it
+    Mapping,
     /// From reset to dom0: six boots
     Boot,
     /// The blow, over sizes and CPUs: fifteen boots
@@ -59,6 +65,10 @@ pub enum Part {
     Image,
     /// The verifier on a dump of 2 GiB
     Audit,
+    /// The fuse on large simulated machines
+    Scale,
+    /// The demonstration, twice
+    Demo,
 }
 
 /// Measures, keeps the results and prints them. A target that is missed is no
@@ -69,7 +79,7 @@ pub fn run(site: &Site, options: &Options) -> Result<()> {
         measure(site, options, &mut report)?;
     }
     ensure!(!report.is_empty(), "nothing was measured yet");
-    print!("{}", table::text(&report));
+    print!("{}", table::text(&report)?);
     println!("results: {}", Report::path(site).display());
     if options.write_docs {
         document::write(site, &report)?;
@@ -100,6 +110,19 @@ fn measure(site: &Site, options: &Options, report: &mut Report) -> Result<()> {
             report.write(site)?;
         }
     }
+    if wants(Part::Mapping) {
+        let images = mapping::images(site, &images)?;
+        for point in mapping::POINTS {
+            println!("bench: mapping: {}", point.name());
+            let measured = mapping::measure(&images, &base, &lab, point)?;
+            report.put(mapping::XENHEAP.0, point, measured.xenheap);
+            for (id, cost) in measured.ways {
+                let costs = report.mapping.entry(id.to_owned()).or_default();
+                costs.insert(point, cost);
+            }
+            report.write(site)?;
+        }
+    }
     if wants(Part::Boot) {
         for (mib, _) in boot::SIZES {
             let values = boot::all(mib, |point| {
@@ -120,6 +143,16 @@ fn measure(site: &Site, options: &Options, report: &mut Report) -> Result<()> {
     if wants(Part::Audit) {
         println!("bench: verifier");
         report.audit = Some(audit::measure(site, &images, &base, &lab)?);
+        report.write(site)?;
+    }
+    if wants(Part::Scale) {
+        println!("bench: large machines");
+        report.scale = scale::measure(site)?;
+        report.write(site)?;
+    }
+    if wants(Part::Demo) {
+        println!("bench: demonstration");
+        report.demo = Some(demo::measure(site)?);
         report.write(site)?;
     }
     Ok(())

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 
 use super::audit::Audit;
 use super::blow::Blow;
+use super::demo::Demo;
 use super::figure::{Point, Values, ratio};
 use super::image::Sizes;
+use super::mapping::Cost;
+use super::scale::Counts;
 use super::table;
 use crate::lab::images::Images;
 use crate::site::Site;
@@ -25,12 +28,21 @@ pub struct Report {
     xens: BTreeMap<Point, String>,
     /// Values in instructions, by figure and point.
     pub figures: Values,
+    /// Mapping pages, by way and point.
+    #[serde(default)]
+    pub mapping: BTreeMap<String, BTreeMap<Point, Cost>>,
     /// The blow.
     pub blows: Vec<Blow>,
     /// Size of Xen.
     pub image: BTreeMap<Point, Sizes>,
     /// The verifier.
     pub audit: Option<Audit>,
+    /// The demonstration.
+    #[serde(default)]
+    pub demo: Option<Demo>,
+    /// Large simulated machines.
+    #[serde(default)]
+    pub scale: Vec<Counts>,
 }
 
 impl Report {

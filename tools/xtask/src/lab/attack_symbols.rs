@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 35] = [
+const SYMBOLS: [&str; 34] = [
     "__per_cpu_offset",
     "_start",
     "access_guest_memory_by_gpa",
@@ -28,19 +28,18 @@ const SYMBOLS: [&str; 35] = [
     "hyp_traps_vector",
     "init_traps",
     "init_ttbr",
-    "map_domain_page",
     "map_domain_page_global",
     "p2m_root_level",
     "pmap_map",
     "set_fixmap",
     "system_cpuinfo",
-    "unmap_domain_page",
     "vmap",
     "vmf_attack_returned",
     "vmf_attack_load",
     "vmf_c_flush_all",
     "vmf_c_flush_guests",
     "vmf_frozen",
+    "vmf_map_slowly",
     "vmf_smc_1_0",
     "vmf_system_slot",
     "vmf_window_map",

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use vmf_audit::Audit;
 use vmf_audit::dump::Dump;
+use vmf_audit::hex::Hex;
 use vmf_audit::picture::{self, Side};
-use vmf_audit::registers::{Domain, Registers, Share};
+use vmf_audit::registers::{Domain, GuestRange, Registers, Share};
 use vmf_audit::report::{Level, Report, Summary, Verdict};
 use vmf_audit::xen;
 
 use super::session::Moment;
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
 /// Xen's domains as the dump has them; those in `protected` are claimed to be so, and to share what `shared` says.
 pub fn domains(moment: &Moment, protected: &[u16], shared: &[Share]) -> Result<Vec<Domain>> {
@@ -62,6 +66,26 @@ pub fn check(moment: &Moment, level: Level) -> Result<Report> {
     let text = serde_json::to_string_pretty(&report).context("audit")?;
     fs::write(&path, text).with_context(|| format!("{}: cannot write", path.display()))?;
     Ok(report)
+}
+
+/// The claim that a domain shares a range of its memory, guest-physical address
+/// and bytes.
+pub fn share(domain: u16, [start, bytes]: [u64; 2]) -> Share {
+    Share {
+        domain,
+        range: GuestRange {
+            gfn: Hex(start / PAGE),
+            pages: bytes / PAGE,
+        },
+    }
+}
+
+/// What would be said of it if these domains were claimed to be protected.
+pub fn check_claiming(moment: &Moment, protected: &[u16], level: Level) -> Result<Report> {
+    let mut registers = Registers::open(&moment.registers)?;
+    registers.protect(protected)?;
+    let dump = Dump::open(&moment.memory)?;
+    Ok(Audit::with_syms(dump, registers, Some(&moment.syms))?.check(level))
 }
 
 /// The files of a moment that was recorded into `folder`.

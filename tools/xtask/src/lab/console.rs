@@ -131,9 +131,10 @@ impl Console {
             }
             if now >= step.deadline {
                 bail!(
-                    "{}: not within {:.0} s; see {}",
+                    "{}: not within {:.0} s; {}; see {}",
                     step.name,
                     step.allowed.as_secs_f64(),
+                    last(&seen, now),
                     self.log.display()
                 );
             }
@@ -187,6 +188,27 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
+}
+
+/// What has arrived last, and how long ago: of a machine that hangs, it is all
+/// that there is to go by.
+fn last(seen: &Seen, now: Instant) -> String {
+    let Some(at) = seen.last else {
+        return "the serial line has brought nothing".to_owned();
+    };
+    let dom0 = seen.streams.dom0.lines().rev();
+    let dom0 = dom0.map(str::trim).find(|line| !line.is_empty());
+    let xen = seen.streams.lines.iter().rev();
+    let xen = xen
+        .filter(|line| line.source == Source::Xen)
+        .map(|line| line.text.trim())
+        .find(|text| !text.is_empty());
+    format!(
+        "the last of it came {:.0} s ago, of dom0: {:?}, of Xen: {:?}",
+        now.saturating_duration_since(at).as_secs_f64(),
+        dom0.unwrap_or_default(),
+        xen.unwrap_or_default()
+    )
 }
 
 /// The first crash report in what has arrived, as one line.
@@ -253,9 +275,25 @@ mod tests {
 
     #[test]
     fn waiting_ends_at_the_deadline_with_quiet_line() {
-        let (console, _machine) = console("deadline");
-        let error = console.wait(&step(20), |_| None::<()>).unwrap_err();
-        assert!(error.to_string().contains("test: not within"), "{error}");
+        let (console, mut machine) = console("deadline");
+        machine
+            .write_all(b"up\n(XEN) one\nhalf a (XEN) two\nline\n")
+            .unwrap();
+        let deadline = step(500);
+        console
+            .wait(&deadline, |seen| {
+                seen.streams.dom0.contains("line").then_some(())
+            })
+            .unwrap();
+        let error = console
+            .wait(&step(20), |_| None::<()>)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("test: not within"), "{error}");
+        assert!(
+            error.contains("of dom0: \"half a line\", of Xen: \"two\""),
+            "{error}"
+        );
         std::fs::remove_file(&console.log).unwrap();
     }
 

@@ -73,6 +73,8 @@ pub struct DomainFiles {
     pub kernel: Placed,
     /// The ramdisk, for Linux.
     pub ramdisk: Option<Placed>,
+    /// The device tree of devices that it gets.
+    pub devices: Option<Placed>,
 }
 
 /// The node of one domain.
@@ -98,6 +100,14 @@ pub fn domain_node(
         let numbers = domain.share.iter().flatten();
         let list: Vec<String> = numbers.map(|&number| cells(number)).collect();
         properties.push(format!("vmf-share = <{}>;", list.join(" ")));
+    }
+    // Nodes come after properties.
+    if let Some(devices) = files.devices {
+        properties.push(format!(
+            "module@{} {{ compatible = \"multiboot,device-tree\", \"multiboot,module\"; reg = <{}>; }};",
+            devices.unit_address(),
+            devices.cells()
+        ));
     }
     let mut words = Words::from([
         ("name", name.to_owned()),
@@ -244,6 +254,7 @@ mod tests {
             let files = DomainFiles {
                 kernel: placed,
                 ramdisk: (domain.guest == Guest::Linux).then_some(placed),
+                devices: None,
             };
             let template = read(&domain.device_tree);
             let name = format!("domU{}", index + 1);
@@ -252,6 +263,7 @@ mod tests {
         let dom0 = DomainFiles {
             kernel: placed,
             ramdisk: Some(placed),
+            devices: None,
         };
         let template = read(&profile.device_tree);
         let text = system(&template, &profile, &dom0, "console=hvc0", &domains).unwrap();
@@ -317,7 +329,7 @@ mod tests {
             assert_eq!(one, read(&memory[1], property).unwrap());
         }
         for node in [first, second] {
-            assert_eq!(read(node, "vmf-share").unwrap(), "0 40200000 0 1000");
+            assert_eq!(read(node, "vmf-share").unwrap(), "0 40200000 0 4000");
             assert!(read(node, "vmf-unprotected").is_err());
         }
     }

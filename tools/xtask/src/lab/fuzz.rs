@@ -18,7 +18,7 @@ use super::demux::Source;
 use super::experiment;
 use super::images::Images;
 use super::profile::{Domain, Guest, Profile, Xen};
-use super::scenarios::boot::ALONE;
+use super::scenarios::boot::{ALONE, protected};
 use super::session::{BOOT, Session};
 use crate::site::Site;
 
@@ -26,13 +26,21 @@ use crate::site::Site;
 /// busy host.
 const SLOWEST: u64 = 200;
 /// How long a fuzzer may say nothing.
-const SILENT: Duration = Duration::from_secs(30);
+const SILENT: Duration = Duration::from_secs(60);
+/// How what is said of one that does begins.
+const HANGS: &str = "nothing for ";
+/// The word that makes it share them.
+const SHARES: &str = " share";
 /// How a fuzzer's last line begins.
 const DONE: &str = "fuzz: done ";
-/// Of Xen's messages about guests, ten in five seconds are enough.
-const QUIET: &str = "guest_loglvl=none/all";
+/// Of Xen's messages about guests, ten in five seconds are enough. What is printed
+/// faster than the UART takes it is not dropped: a canary's line has to be whole.
+const QUIET: &str = "guest_loglvl=none/all sync_console";
 /// vCPUs of a fuzzer: two that perform events, and one that they start.
 const VCPUS: u32 = 3;
+/// What a protected fuzzer shares with Xen, address and bytes: the structures
+/// of one of its vCPUs, and the beginning of the memory that it may lose.
+const SHARED: [[u64; 2]; 2] = [[0x4020_0000, 0x1000], [0x4040_0000, 0x1_0000]];
 
 /// Who is hostile, and when the fuse is blown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -60,44 +68,76 @@ pub struct Run {
     pub debug: bool,
     /// Xen as upstream made it, on which nothing is blown.
     pub stock: bool,
-    /// Each event is written to the console first.
-    pub trace: bool,
-    /// What stock Xen does not survive either is done, too.
+    /// From which event on each is written to the console first.
+    pub trace: Option<u64>,
+    /// What stock Xen does not survive is done there, too.
     pub known: bool,
 }
 
-/// A crash of stock Xen that the fuzzer has found, and which it leaves out
-/// since (`left_out.rs` in its grammar): no fault of the fuse.
+/// A crash of stock Xen, or a CPU that it never gets back, that the fuzzer has
+/// found, and that the series mends.
+/// On stock Xen the fuzzer leaves it out since (`left_out.rs` in its grammar).
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// Its name.
+    /// Its case.
     pub name: &'static str,
-    /// The run in which it was found.
+    /// The run in which it was found, on stock Xen.
     pub run: Run,
-    /// What Xen says.
-    pub says: &'static str,
+    /// What Xen says; nothing where it hangs, and so does the fuzzer.
+    pub says: Option<&'static str>,
 }
 
 /// All of them.
-pub const KNOWN: [Known; 1] = [Known {
-    name: "irq-permission",
-    run: Run {
-        system: System::Locked,
-        seed: 1,
-        events: 4000,
-        debug: true,
-        stock: true,
-        trace: false,
-        known: true,
+pub const KNOWN: [Known; 4] = [
+    Known {
+        name: "lab/fuzz/known/irq-permission",
+        run: on_stock(case(System::Locked, 4000, true)),
+        says: Some("Assertion 'unreachable' failed at ./include/xsm/dummy.h"),
     },
-    says: "Assertion 'unreachable' failed at ./include/xsm/dummy.h",
-}];
+    Known {
+        name: "lab/fuzz/known/page-offline",
+        run: on_stock(case(System::Control, 4000, true)),
+        says: Some("Assertion 'unreachable' failed at arch/arm/mm.c"),
+    },
+    Known {
+        name: "lab/fuzz/known/interrupts-without-vcpus",
+        run: on_stock(Run {
+            seed: 1002,
+            ..case(System::Control, 60_000, false)
+        }),
+        says: Some("Unexpected Trap: Data Abort"),
+    },
+    Known {
+        name: "lab/fuzz/known/part-of-a-cache-line",
+        run: on_stock(Run {
+            seed: 1001,
+            ..case(System::Control, 45_000, false)
+        }),
+        says: None,
+    },
+];
+
+const fn on_stock(run: Run) -> Run {
+    Run {
+        stock: true,
+        known: true,
+        ..run
+    }
+}
 
 /// Cases of the suite: a name and a run each. The seeds are their own; longer
 /// runs and other seeds are `cargo xtask fuzz`.
-pub const CASES: [(&str, Run); 2] = [
-    ("lab/fuzz/locked-at-boot", case(System::Locked, 8000, true)),
-    ("lab/fuzz/sealed-at-boot", case(System::Sealed, 8000, false)),
+pub const CASES: [(&str, Run); 4] = [
+    ("lab/fuzz/control", case(System::Control, 20_000, true)),
+    ("lab/fuzz/domu", case(System::Domu, 20_000, true)),
+    (
+        "lab/fuzz/locked-at-boot",
+        case(System::Locked, 20_000, true),
+    ),
+    (
+        "lab/fuzz/sealed-at-boot",
+        case(System::Sealed, 20_000, false),
+    ),
 ];
 
 const fn case(system: System, events: u64, debug: bool) -> Run {
@@ -107,7 +147,7 @@ const fn case(system: System, events: u64, debug: bool) -> Run {
         events,
         debug,
         stock: false,
-        trace: false,
+        trace: None,
         known: false,
     }
 }
@@ -133,12 +173,15 @@ pub struct Options {
     /// The same events on Xen as upstream made it: what does not survive there either is no fault of the fuse
     #[arg(long)]
     stock: bool,
-    /// Fuzzers write down each event before they perform it, which is slow
-    #[arg(long)]
-    trace: bool,
-    /// One of the crashes of stock Xen that are known, on stock Xen
+    /// Fuzzers write down each event from number N on before they perform it, which is slow
+    #[arg(long, value_name = "N")]
+    trace: Option<u64>,
+    /// One of the crashes of stock Xen that are known, on stock Xen and on the series'
     #[arg(long, value_name = "NAME")]
     known: Option<String>,
+    /// No further run begins after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
     /// How many events each vCPU performs in one run
     #[arg(long, default_value_t = 100_000)]
     per_run: u64,
@@ -185,6 +228,9 @@ pub fn fuzz(site: &Site, options: &Options) -> Result<bool> {
     let images = Images::gather(site, xens)?;
     let lab = site.target().join("lab");
     let (mut events, mut failed) = (0, 0);
+    let end = options
+        .minutes
+        .map(|m| Instant::now() + Duration::from_secs(m * 60));
     for number in 0.. {
         let run = run(number);
         let start = Instant::now();
@@ -200,7 +246,8 @@ pub fn fuzz(site: &Site, options: &Options) -> Result<bool> {
                 println!("FAILED {seconds:7.1}s  {run}: {error:#}");
             }
         }
-        if events >= options.events || failed >= 8 {
+        let late = end.is_some_and(|end| Instant::now() >= end);
+        if events >= options.events || failed >= 8 || late {
             break;
         }
     }
@@ -208,23 +255,58 @@ pub fn fuzz(site: &Site, options: &Options) -> Result<bool> {
     Ok(failed == 0)
 }
 
-/// Shows that stock Xen crashes as is known; true if it does.
+/// Shows that stock Xen crashes as is known and the series' does not; true if
+/// it is so.
 fn known(site: &Site, base: &Profile, name: &str) -> Result<bool> {
-    let known = KNOWN.iter().find(|known| known.name == name);
+    let known = KNOWN.iter().find(|known| known.name.ends_with(name));
     let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
     let known = known.with_context(|| format!("known are: {}", names.join(", ")))?;
-    let images = Images::gather(site, [known.run.xen()])?;
+    let images = Images::gather(site, known.xens())?;
     let lab = site.target().join("lab");
-    let mut session = Session::boot(&images, &known.run.profile(base), &lab, false)?;
-    session.expect_crash();
-    let line = session.wait_xen(known.says, known.run.allowed());
-    let folder = session.folder().display().to_string();
-    session.finish()?;
-    match &line {
-        Ok(line) => println!("{}: {line} (run {folder})", known.run),
-        Err(error) => println!("{}: stock Xen lives: {error:#}", known.run),
+    match known.perform(&images, base, &lab) {
+        Ok(line) => println!("{}: {line}\n{}: lives", known.run, known.mended()),
+        Err(error) => {
+            println!("{error:#}");
+            return Ok(false);
+        }
     }
-    Ok(line.is_ok())
+    Ok(true)
+}
+
+impl Known {
+    /// The same on the series' Xen.
+    fn mended(&self) -> Run {
+        Run {
+            stock: false,
+            ..self.run
+        }
+    }
+
+    /// The Xens that it boots.
+    pub fn xens(&self) -> [Xen; 2] {
+        [self.run.xen(), self.mended().xen()]
+    }
+
+    /// Boots both: stock Xen has to crash or to hang, and the series' must not.
+    /// Returns what stock Xen says, or what is said of it.
+    pub fn perform(&self, images: &Images, base: &Profile, lab: &Path) -> Result<String> {
+        let line = match self.says {
+            Some(says) => {
+                let mut session = Session::boot(images, &self.run.profile(base), lab, false)?;
+                session.expect_crash();
+                let line = session.wait_xen(says, self.run.allowed() + BOOT);
+                session.finish()?;
+                line.with_context(|| format!("{} should crash", self.run))?
+            }
+            None => match perform(images, base, lab, &self.run) {
+                Err(error) if format!("{error:#}").contains(HANGS) => format!("{error:#}"),
+                Err(error) => return Err(error.context(format!("{} should hang", self.run))),
+                Ok(_) => bail!("{} should hang", self.run),
+            },
+        };
+        perform(images, base, lab, &self.mended())?;
+        Ok(line)
+    }
 }
 
 impl std::fmt::Display for Run {
@@ -243,6 +325,7 @@ impl Run {
             fuse: !self.stock,
             debug: self.debug,
             its: false,
+            shm: false,
             attack: false,
         }
     }
@@ -267,25 +350,37 @@ impl Run {
             System::Domu => "wait",
             System::Control => "self",
         };
-        let trace = match (self.trace, self.known) {
-            (true, true) => " trace known",
-            (true, false) => " trace",
-            (false, true) => " known",
-            (false, false) => "",
-        };
-        let arguments = format!(
-            "seed={:#x} events={} blow={blow}{trace}",
-            self.seed, self.events
-        );
+        let mut arguments = format!("seed={:#x} events={} blow={blow}", self.seed, self.events);
+        if let Some(first) = self.trace {
+            arguments.push_str(&format!(" trace={first}"));
+        }
+        if self.known || !self.stock {
+            arguments.push_str(" known");
+        }
+        if self.system == System::Domu {
+            // Linux needs minutes to boot beside a guest that is hostile already.
+            arguments.push_str(" go");
+        }
+        if self.shares() {
+            arguments.push_str(SHARES);
+        }
+        let by_tree = matches!(self.system, System::Locked | System::Sealed);
         let fuzzer = canary.as_ref().map(|canary| Domain {
             guest: Guest::Fuzz,
             vcpus: VCPUS,
             arguments,
+            share: if by_tree && self.shares() {
+                SHARED.to_vec()
+            } else {
+                Vec::new()
+            },
             ..canary.clone()
         });
         let (canary, fuzzer) = (canary.into_iter(), fuzzer.into_iter());
         let outside = |domain: Domain| Domain {
             unprotected: true,
+            arguments: domain.arguments.replace(SHARES, ""),
+            share: Vec::new(),
             // As many that are busy as there are CPUs.
             vcpus: 1,
             ..domain
@@ -326,6 +421,11 @@ impl Run {
             System::Control => &[0],
             System::Locked | System::Sealed => &[1, 2],
         }
+    }
+
+    /// Whether a fuzzer shares pages.
+    fn shares(&self) -> bool {
+        !self.stock && self.system != System::Control
     }
 
     /// How many vCPUs of such a domain do.
@@ -373,7 +473,16 @@ fn done(line: &str) -> Option<Done> {
 /// performed.
 pub fn perform(images: &Images, base: &Profile, lab: &Path, run: &Run) -> Result<u64> {
     let profile = run.profile(base);
-    let mut session = Session::boot(images, &profile, lab, false)?;
+    // At boot they are hostile from their first instruction on.
+    let at_boot = matches!(run.system, System::Locked | System::Sealed);
+    let mut session = if at_boot && !run.stock {
+        let ids = protected(&profile);
+        let (session, _, moment) = Session::boot_to_guest(images, &profile, lab, &ids)?;
+        audit::must_hold(&audit::check(&moment, Level::Lock)?)?;
+        session
+    } else {
+        Session::boot(images, &profile, lab, false)?
+    };
     let folder = session.folder().to_owned();
     let judged = course(&mut session, run)
         .and_then(|events| session.finish().map(|_| events))
@@ -386,10 +495,13 @@ pub fn perform(images: &Images, base: &Profile, lab: &Path, run: &Run) -> Result
 
 fn course(session: &mut Session, run: &Run) -> Result<u64> {
     session.beats(run.witness(), 1)?;
-    if run.system == System::Domu && !run.stock {
+    if run.system == System::Domu {
         session.wait_dom0()?;
-        said(session, run, 1, "fuzz: ready")?;
-        experiment::blow(session, &[1, 2])?;
+        session.type_to_domain(1, "go")?;
+        if !run.stock {
+            said(session, run, 1, "fuzz: ready")?;
+            experiment::blow(session, &[1, 2])?;
+        }
     }
     let mut events = 0;
     let mut last = None;
@@ -445,7 +557,7 @@ fn said(session: &mut Session, run: &Run, id: u16, text: &str) -> Result<String>
                     .map(str::to_owned);
                 found.next().or_else(|| {
                     let silent = spoken.1.elapsed() > SILENT;
-                    silent.then(|| format!("nothing for {} s", SILENT.as_secs()))
+                    silent.then(|| format!("{HANGS}{} s", SILENT.as_secs()))
                 })
             })
         })
@@ -485,6 +597,9 @@ fn level(session: &mut Session, run: &Run, last: &Done) -> Result<()> {
             (level, last.protected.clone())
         }
     };
+    if run.shares() && run.system == System::Domu {
+        session.shared = SHARED.map(|range| audit::share(1, range)).to_vec();
+    }
     let moment = session.moment("end", &protected)?;
     audit::must_hold(&audit::check(&moment, level)?)
 }

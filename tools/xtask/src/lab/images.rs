@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::attack_symbols;
 use super::device_tree::{self, DomainFiles};
+use super::example;
 use super::initramfs::{self, Extra};
 use super::layout::{self, Layout};
 use super::machine::{Load, machine_arguments};
@@ -29,6 +30,7 @@ const TOOLS_GUEST: &str = "guests/canary";
 const ATTACK_PROGRAM: &str = "vmf-attack";
 
 /// Everything that is booted, as files on the host.
+#[derive(Clone)]
 pub struct Images {
     root: PathBuf,
     kernel: PathBuf,
@@ -139,59 +141,17 @@ impl Images {
                 address: layout::XEN,
             }],
         };
-        let dom0_ramdisk = match (&self.attack_ramdisk, &self.tools_ramdisk) {
-            (Some(ramdisk), _) if profile.xen.attack => ramdisk,
-            (_, Some(ramdisk)) if profile.dom0.tools => ramdisk,
-            _ => &self.dom0_ramdisk,
+        let template = self.template(&profile.device_tree)?;
+        let system = if example::is_one(&template) {
+            self.example(&template, profile, &mut places)?
+        } else {
+            self.system(&template, profile, folder, &mut places)?
         };
-        let dom0 = DomainFiles {
-            kernel: match profile.dom0.guest {
-                Guest::Fuzz => places.add("the fuzzer", &self.fuzz)?,
-                _ => places.add("dom0's kernel", &self.kernel)?,
-            },
-            ramdisk: Some(places.add("dom0's ramdisk", dom0_ramdisk)?),
-        };
-        let mut nodes = String::new();
-        for (index, domain) in profile.domains.iter().enumerate() {
-            let name = format!("domU{}", index + 1);
-            let files = match domain.guest {
-                Guest::Linux => DomainFiles {
-                    kernel: places.add(&name, &self.kernel)?,
-                    ramdisk: Some(places.add(&name, &self.domu_ramdisk)?),
-                },
-                Guest::Hostile => DomainFiles {
-                    kernel: places.add(&name, &self.kernel)?,
-                    ramdisk: Some(places.add(&name, &self.hostile_ramdisk)?),
-                },
-                Guest::Canary => DomainFiles {
-                    kernel: places.add(&name, &self.canary)?,
-                    ramdisk: None,
-                },
-                Guest::Fuzz => DomainFiles {
-                    kernel: places.add(&name, &self.fuzz)?,
-                    ramdisk: None,
-                },
-            };
-            let template = self.template(&domain.device_tree)?;
-            nodes += &device_tree::domain_node(&template, &name, domain, &files)
-                .with_context(|| domain.device_tree.clone())?;
-        }
-        let arguments = match profile.dom0.guest {
-            Guest::Fuzz => profile.dom0.arguments.clone(),
-            _ => format!("console=hvc0 {}", profile.dom0.arguments),
-        };
-        let system = device_tree::system(
-            &self.template(&profile.device_tree)?,
-            profile,
-            &dom0,
-            arguments.trim_end(),
-            &nodes,
-        )
-        .with_context(|| profile.device_tree.clone())?;
         let described = machine_arguments(profile, profile.cpus + profile.dead_cpus);
         let machine = device_tree::machine_source(&described, folder)?;
         let source = folder.join("system.dts");
-        write(&source, format!("{machine}\n{system}").as_bytes())?;
+        let text = format!("{machine}\n{system}\n{}", profile.overlay);
+        write(&source, text.as_bytes())?;
         let blob = folder.join("system.dtb");
         device_tree::compile(&source, &blob)?;
         let size = fs::metadata(&blob).context("system.dtb")?.len();
@@ -217,6 +177,94 @@ impl Images {
             address: layout::STUB,
         });
         Ok(loads)
+    }
+
+    /// What is laid over the machine's tree, from a template.
+    fn system(
+        &self,
+        template: &str,
+        profile: &Profile,
+        folder: &Path,
+        places: &mut Places,
+    ) -> Result<String> {
+        let dom0 = DomainFiles {
+            kernel: match profile.dom0.guest {
+                Guest::Fuzz => places.add("the fuzzer", &self.fuzz)?,
+                Guest::Canary => places.add("the canary", &self.canary)?,
+                _ => places.add("dom0's kernel", &self.kernel)?,
+            },
+            ramdisk: Some(places.add("dom0's ramdisk", self.dom0_ramdisk(profile))?),
+            devices: None,
+        };
+        let mut nodes = String::new();
+        for (index, domain) in profile.domains.iter().enumerate() {
+            let name = format!("domU{}", index + 1);
+            let (kernel, ramdisk) = match domain.guest {
+                Guest::Linux => (&self.kernel, Some(&self.domu_ramdisk)),
+                Guest::Hostile => (&self.kernel, Some(&self.hostile_ramdisk)),
+                Guest::Canary => (&self.canary, None),
+                Guest::Fuzz => (&self.fuzz, None),
+            };
+            let mut files = DomainFiles {
+                kernel: places.add(&name, kernel)?,
+                ramdisk: None,
+                devices: None,
+            };
+            if let Some(ramdisk) = ramdisk {
+                files.ramdisk = Some(places.add(&name, ramdisk)?);
+            }
+            if !domain.devices.is_empty() {
+                let source = folder.join(format!("{name}-devices.dts"));
+                write(&source, domain.devices.as_bytes())?;
+                let blob = source.with_extension("dtb");
+                device_tree::compile(&source, &blob)?;
+                files.devices = Some(places.add(&name, &blob)?);
+            }
+            let template = self.template(&domain.device_tree)?;
+            nodes += &device_tree::domain_node(&template, &name, domain, &files)
+                .with_context(|| domain.device_tree.clone())?;
+        }
+        let arguments = match profile.dom0.guest {
+            Guest::Fuzz | Guest::Canary => profile.dom0.arguments.clone(),
+            _ => format!("console=hvc0 {}", profile.dom0.arguments),
+        };
+        device_tree::system(template, profile, &dom0, arguments.trim_end(), &nodes)
+            .with_context(|| profile.device_tree.clone())
+    }
+
+    /// The same from an example, with its files where it wants them.
+    fn example(&self, text: &str, profile: &Profile, places: &mut Places) -> Result<String> {
+        let dom0 = example::has_dom0(text)
+            .then_some([&self.kernel, self.dom0_ramdisk(profile)])
+            .into_iter()
+            .flatten();
+        let domains = profile.domains.iter().map(|domain| match domain.guest {
+            Guest::Canary => &self.canary,
+            Guest::Fuzz => &self.fuzz,
+            Guest::Linux | Guest::Hostile => &self.kernel,
+        });
+        let files: Vec<&PathBuf> = dom0.chain(domains).collect();
+        let modules = example::modules(text)?;
+        ensure!(
+            files.len() == modules.len(),
+            "{}: {} modules, not {}",
+            profile.device_tree,
+            modules.len(),
+            files.len()
+        );
+        for (path, address) in files.into_iter().zip(modules) {
+            let path = path.clone();
+            places.loads.push(Load { path, address });
+        }
+        example::system(text, profile)
+    }
+
+    fn dom0_ramdisk(&self, profile: &Profile) -> &PathBuf {
+        match (&self.attack_ramdisk, &self.tools_ramdisk) {
+            (Some(ramdisk), _) if profile.xen.attack => ramdisk,
+            (_, Some(ramdisk)) if profile.dom0.tools => ramdisk,
+            _ => &self.dom0_ramdisk,
+        }
     }
 
     fn template(&self, name: &str) -> Result<String> {
@@ -272,7 +320,16 @@ fn variant(xen: Xen) -> Variant {
 
 /// The further configuration that they mean.
 fn further(xen: Xen) -> &'static [&'static str] {
-    if xen.its { &["CONFIG_HAS_ITS=y"] } else { &[] }
+    if xen.its || xen.shm {
+        // One build for both: neither is in the way of the other.
+        &[
+            "CONFIG_HAS_ITS=y",
+            "CONFIG_STATIC_MEMORY=y",
+            "CONFIG_STATIC_SHM=y",
+        ]
+    } else {
+        &[]
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

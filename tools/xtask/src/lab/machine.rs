@@ -15,11 +15,14 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::console::Console;
+use super::demux::Source;
+use super::first::{self, Exits, First};
 use super::gates::{Gates, Stopped};
 use super::gdb::{CPSR, Gdb, PC};
 use super::layout;
 use super::profile::Profile;
 use super::qmp::Qmp;
+use super::tlbi::{Counted, Marks, count};
 use super::touch::{Places, Watch, touch};
 
 /// The EL2 registers that a moment records, by architectural name.
@@ -83,8 +86,8 @@ pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
 }
 
 impl Machine {
-    /// Starts QEMU with CPU 0 at the boot stub. The serial line is read from
-    /// the first byte on.
+    /// Starts QEMU with CPU 0 at the boot stub, where it stands still until
+    /// [`Machine::go`]. The serial line is read from the first byte on.
     pub fn start(profile: &Profile, loads: &[Load], folder: &Path) -> Result<Self> {
         let sockets = socket_folder()?;
         let mut words = machine_arguments(profile, profile.cpus + profile.hidden_cpus);
@@ -124,15 +127,52 @@ impl Machine {
         let serial = connect(&mut starting, &sockets, "serial", &errors)?;
         let console = Console::new(serial, &folder.join("serial.log"))?;
         let child = starting.child.take().context("QEMU is gone")?;
-        let mut machine = Self {
+        Ok(Self {
             child,
             sockets,
             qmp,
             console,
             cpus: profile.cpus,
-        };
-        machine.qmp.cont()?;
-        Ok(machine)
+        })
+    }
+
+    /// Lets it run.
+    pub fn go(&mut self) -> Result<()> {
+        self.qmp.cont()
+    }
+
+    /// Lets the CPUs run, and counts TLB maintenance until the last mark; see
+    /// [`super::tlbi`].
+    pub fn count_tlbi(&mut self, marks: &Marks) -> Result<Vec<Counted>> {
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let counted = count(&mut gdb, marks)?;
+        gdb.detach()?;
+        self.qmp.cont()?;
+        Ok(counted)
+    }
+
+    /// Lets it run up to the first instruction of any guest, records it there as
+    /// [`Machine::record`] does, and lets it run on.
+    pub fn record_first(
+        &mut self,
+        exits: &Exits,
+        deadline: Instant,
+        memory: &Path,
+    ) -> Result<(Vec<Value>, First)> {
+        let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
+        let mut gdb = Gdb::new(socket, ANSWER)?;
+        let mut first = first::stop(&mut gdb, exits, self.cpus, deadline)?;
+        self.qmp.dump_memory(memory)?;
+        let registers = registers(&mut gdb, self.cpus)?;
+        first.heard = self.console.look(|seen| {
+            let mut lines = seen.streams.lines.iter();
+            let of_domain = lines.find(|line| line.source != Source::Xen);
+            of_domain.map(|line| line.text.clone())
+        })?;
+        gdb.detach()?;
+        self.qmp.cont()?;
+        Ok((registers, first))
     }
 
     /// Records the machine at this instant: all memory to `memory`, and the
@@ -148,15 +188,7 @@ impl Machine {
     fn registers(&self) -> Result<Vec<Value>> {
         let socket = UnixStream::connect(self.sockets.join("gdb")).context("GDB stub")?;
         let mut gdb = Gdb::new(socket, ANSWER)?;
-        let mut cpus = Vec::new();
-        for cpu in 0..self.cpus {
-            let mut values = Map::new();
-            for name in REGISTERS {
-                let value = gdb.read(cpu, name)?;
-                values.insert(name.to_owned(), json!(format!("{value:#x}")));
-            }
-            cpus.push(Value::Object(values));
-        }
+        let cpus = registers(&mut gdb, self.cpus)?;
         gdb.detach()?;
         Ok(cpus)
     }
@@ -258,6 +290,19 @@ impl Machine {
         }
         self.ended(START).context("QEMU is killed")
     }
+}
+
+/// The EL2 registers of every CPU.
+fn registers(gdb: &mut Gdb, cpus: u32) -> Result<Vec<Value>> {
+    let of_cpu = |cpu| {
+        let mut values = Map::new();
+        for name in REGISTERS {
+            let value = gdb.read(cpu, name)?;
+            values.insert(name.to_owned(), json!(format!("{value:#x}")));
+        }
+        Ok(Value::Object(values))
+    };
+    (0..cpus).map(of_cpu).collect()
 }
 
 impl Drop for Machine {

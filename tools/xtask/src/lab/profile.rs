@@ -54,6 +54,9 @@ pub struct Profile {
     pub icount: Option<u32>,
     /// Device tree template, relative to the repository.
     pub device_tree: String,
+    /// Device tree source that is laid over all else, at the end.
+    #[serde(default)]
+    pub overlay: String,
     /// Seconds after which a run is given up.
     pub deadline: u64,
     /// Which Xen.
@@ -113,6 +116,9 @@ pub struct Xen {
     /// CONFIG_HAS_ITS=y, and a machine that has an ITS.
     #[serde(default)]
     pub its: bool,
+    /// CONFIG_STATIC_SHM=y: memory that the device tree gives to several domains.
+    #[serde(default)]
+    pub shm: bool,
     /// CONFIG_VMF_ATTACK=y: dom0 has the attack primitives, and `vmf-attack`.
     #[serde(default)]
     pub attack: bool,
@@ -122,7 +128,7 @@ pub struct Xen {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dom0 {
-    /// What runs in it: Linux, or the fuzzer.
+    /// What runs in it: Linux, the bare-metal canary, or the fuzzer.
     #[serde(default)]
     pub guest: Guest,
     /// Memory in MiB.
@@ -162,6 +168,10 @@ pub struct Domain {
     /// `vmf-unprotected`: stays outside when the fuse is blown at boot.
     #[serde(default)]
     pub unprotected: bool,
+    /// Device tree source of the machine's devices that it gets (`xen,reg`), in
+    /// the form of docs/misc/arm/passthrough.txt in Xen's source.
+    #[serde(default)]
+    pub devices: String,
     /// `vmf-share`: guest-physical ranges that it shares with Xen, address and
     /// bytes.
     #[serde(default)]
@@ -285,6 +295,13 @@ impl Profile {
             );
         }
         Ok(())
+    }
+
+    /// Whether it runs alone where others run side by side. For the TLB
+    /// maintenance of one vCPU an emulator stops all, and each has to be given a
+    /// CPU of the host for that: a dom0 with four vCPUs would not get anywhere.
+    pub fn needs_the_host(&self) -> bool {
+        self.dom0.vcpus > 2
     }
 
     /// vCPUs of all domains together.

@@ -4,17 +4,20 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::json;
-use vmf_audit::registers::Share;
+use serde_json::{Value, json};
+use vmf_audit::registers::{Common, Share};
 
+use super::audit;
 use super::console::{Seen, Step};
 use super::demux::Source;
+use super::first::{Exits, First};
 use super::gates::{Gates, Stopped};
 use super::images::Images;
 use super::initramfs::{BEGIN, END, READY};
 use super::machine::Machine;
-use super::profile::Profile;
+use super::profile::{Domain, Profile};
 use super::report::Report;
+use super::tlbi::{Counted, Marks};
 use super::touch::{Places, Reached};
 
 /// How long a command in dom0 may take unless it says otherwise.
@@ -22,7 +25,7 @@ pub const COMMAND: Duration = Duration::from_secs(40);
 /// How long a heartbeat may be absent.
 pub const HEARTBEAT: Duration = Duration::from_secs(40);
 /// How long dom0 may take to its prompt.
-pub const BOOT: Duration = Duration::from_secs(120);
+pub const BOOT: Duration = Duration::from_secs(240);
 
 /// How much of a step's name a line of progress shows.
 const PROGRESS: usize = 64;
@@ -65,8 +68,11 @@ pub struct Session {
     /// What is recorded.
     pub report: Report,
     /// What moments from now on claim to be shared on purpose by domains that
-    /// they claim to be protected.
+    /// they claim to be protected: at first, what the profile's tree shares.
     pub shared: Vec<Share>,
+    /// What they claim that several domains have in common on purpose.
+    pub common: Vec<Common>,
+    has_dom0: bool,
     deadline: Instant,
     total: Duration,
     commands: u32,
@@ -76,6 +82,33 @@ pub struct Session {
 impl Session {
     /// Boots `profile`. `progress`: print what is done.
     pub fn boot(images: &Images, profile: &Profile, lab: &Path, progress: bool) -> Result<Self> {
+        let mut session = Self::load(images, profile, lab, progress)?;
+        session.machine.go()?;
+        Ok(session)
+    }
+
+    /// Boots `profile` up to the first instruction of any guest, where the
+    /// machine is recorded as the moment `first`; then it runs on. `protected`
+    /// are claimed to be so.
+    pub fn boot_to_guest(
+        images: &Images,
+        profile: &Profile,
+        lab: &Path,
+        protected: &[u16],
+    ) -> Result<(Self, First, Moment)> {
+        let mut session = Self::load(images, profile, lab, false)?;
+        let exits = Exits::find(&session.folder().join("xen-syms"))?;
+        let (first, moment) = session.step("the first instruction of a guest", |session| {
+            let deadline = session.deadline;
+            session.recorded("first", protected, |machine, memory| {
+                machine.record_first(&exits, deadline, memory)
+            })
+        })?;
+        Ok((session, first, moment))
+    }
+
+    /// The same, up to the first instruction: that is not executed yet.
+    pub fn load(images: &Images, profile: &Profile, lab: &Path, progress: bool) -> Result<Self> {
         profile.validate()?;
         let mut report = Report::new(lab, profile)?;
         let folder = report.folder().to_owned();
@@ -87,14 +120,27 @@ impl Session {
             .and_then(|loads| Machine::start(profile, &loads, &folder));
         report.step("start QEMU", start, &result)?;
         let machine = result.with_context(|| format!("run {}", folder.display()))?;
+        let tree = std::fs::read_to_string(folder.join("system.dts")).context("system.dts")?;
+        let has_dom0 = tree.contains("xen,dom0-bootargs");
         Ok(Self {
             machine,
             report,
-            shared: Vec::new(),
+            shared: shared_by_tree(profile),
+            common: Vec::new(),
+            has_dom0,
             deadline,
             total,
             commands: 0,
             progress,
+        })
+    }
+
+    /// Lets a machine run that was only loaded, and counts the TLB maintenance
+    /// between Xen's calls of `mark`, up to its last one; see [`super::tlbi`].
+    pub fn count_tlbi(&mut self, mark: &str, last: u64) -> Result<Vec<Counted>> {
+        self.step("count TLB maintenance", |session| {
+            let marks = Marks::find(&session.folder().join("xen-syms"), mark, last)?;
+            session.machine.count_tlbi(&marks)
         })
     }
 
@@ -275,7 +321,7 @@ impl Session {
         self.step(&format!("d{id}: type {line}"), |session| {
             session.focus(Some(id))?;
             session.next_focus(format!("{line}\n").as_bytes())?;
-            session.focus(Some(0))
+            session.focus(session.has_dom0.then_some(0))
         })
     }
 
@@ -364,26 +410,33 @@ impl Session {
     /// [`shared`](Self::shared) is shared.
     pub fn moment(&mut self, name: &str, protected: &[u16]) -> Result<Moment> {
         self.step(&format!("moment {name}"), |session| {
-            let folder = session.folder().to_owned();
-            let moment = Moment {
-                name: name.to_owned(),
-                memory: folder.join(format!("memory-{name}.elf")),
-                registers: folder.join(format!("registers-{name}.json")),
-                syms: folder.join("xen-syms"),
-            };
-            let cpus = session.machine.record(&moment.memory)?;
-            let write = |domains: &serde_json::Value| {
-                let text = json!({ "cpus": cpus, "domains": domains });
-                let text = serde_json::to_string_pretty(&text).context("registers")?;
-                std::fs::write(&moment.registers, text)
-                    .with_context(|| format!("{}: cannot write", moment.registers.display()))
-            };
-            // Xen's list of domains is read out of the dump, which needs the registers.
-            write(&json!([]))?;
-            let domains = super::audit::domains(&moment, protected, &session.shared)?;
-            write(&json!(domains))?;
-            Ok(moment)
+            let take = |machine: &mut Machine, memory: &Path| Ok((machine.record(memory)?, ()));
+            session
+                .recorded(name, protected, take)
+                .map(|((), moment)| moment)
         })
+    }
+
+    /// The same, taken by `take`, which returns the registers and what else it saw.
+    fn recorded<T>(
+        &mut self,
+        name: &str,
+        protected: &[u16],
+        take: impl FnOnce(&mut Machine, &Path) -> Result<(Vec<Value>, T)>,
+    ) -> Result<(T, Moment)> {
+        let moment = super::audit::recorded(self.folder(), name);
+        let (cpus, seen) = take(&mut self.machine, &moment.memory)?;
+        let write = |domains: &Value| {
+            let text = json!({ "cpus": cpus, "domains": domains, "common": self.common });
+            let text = serde_json::to_string_pretty(&text).context("registers")?;
+            std::fs::write(&moment.registers, text)
+                .with_context(|| format!("{}: cannot write", moment.registers.display()))
+        };
+        // Xen's list of domains is read out of the dump, which needs the registers.
+        write(&json!([]))?;
+        let domains = audit::domains(&moment, protected, &self.shared)?;
+        write(&json!(domains))?;
+        Ok((seen, moment))
     }
 
     /// For each CPU, which of `addresses` a load at EL2 reaches, TLB included.
@@ -545,6 +598,15 @@ fn focused(text: &str) -> Option<String> {
     let rest = text.strip_prefix("DOM")?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     (digits != 0).then(|| format!("DOM{}", &rest[..digits]))
+}
+
+/// The pages that a profile's device tree has its domains share.
+fn shared_by_tree(profile: &Profile) -> Vec<Share> {
+    let of_domain = |(id, domain): (u16, &Domain)| -> Vec<_> {
+        let ranges = domain.share.iter();
+        ranges.map(|&range| audit::share(id, range)).collect()
+    };
+    (1..).zip(&profile.domains).flat_map(of_domain).collect()
 }
 
 #[cfg(test)]

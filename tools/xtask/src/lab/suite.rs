@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,8 @@ use super::fuzz;
 use super::images::Images;
 use super::pairwise::{self, Case, EXCLUDED};
 use super::profile::{Profile, Xen};
-use super::scenarios::{self, Group, boot as at_boot, cost};
+use super::queue::Queue;
+use super::scenarios::{self, Group, boot::Own, cost};
 use super::session::Session;
 use crate::bench::figure;
 use crate::cases::Cases;
@@ -31,12 +31,16 @@ enum Job {
     Matrix(Case),
     /// A group of scenario tests on one system.
     Group(&'static Group),
-    /// A case that boots its own machines, with these Xens.
-    Own(&'static str, at_boot::Own, Vec<Xen>),
+    /// A case that boots its own machines.
+    Own(&'static Own),
+    /// One that counts instructions.
+    Counted(&'static str, cost::Run),
     /// The cases about what guests see, from the same boots.
     Cost,
     /// Hostile guests.
     Fuzz(&'static str, fuzz::Run),
+    /// A crash of stock Xen that hostile guests have found.
+    Known(&'static fuzz::Known),
 }
 
 /// How one case went.
@@ -72,17 +76,14 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         .iter()
         .chain(scenarios::GROUPS.iter().copied().flatten());
     // The long ones first, so that none of them comes last alone.
-    let costs = cost::CASES.map(|(name, run)| Job::Own(name, run, cost::XENS.to_vec()));
-    let debug = Xen {
-        debug: true,
-        ..base.xen
-    };
-    let boots = at_boot::OWN.map(|(name, run)| Job::Own(name, run, vec![base.xen, debug]));
-    let jobs: VecDeque<Job> = costs
+    let costs = cost::CASES.map(|(name, run)| Job::Counted(name, run));
+    let boots = scenarios::OWN.iter().copied().flatten().map(Job::Own);
+    let jobs: VecDeque<Job> = [Job::Cost]
         .into_iter()
-        .chain([Job::Cost])
+        .chain(costs)
         .chain(boots)
         .chain(fuzz::CASES.map(|(name, run)| Job::Fuzz(name, run)))
+        .chain(fuzz::KNOWN.iter().map(Job::Known))
         .chain(groups.map(Job::Group))
         .chain(matrix.into_iter().map(Job::Matrix))
         .filter(|job| job.names().iter().any(|name| cases.wants(name)))
@@ -103,15 +104,16 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
         base,
         keep: options.keep,
     };
-    let queue = Mutex::new(jobs);
+    let queue = Queue::new(jobs, options.jobs, |job| job.needs_the_host(&shared.base));
     let (sender, receiver) = channel::<Outcome>();
     std::thread::scope(|scope| {
         for _ in 0..options.jobs {
             let sender = sender.clone();
             let (queue, shared) = (&queue, &shared);
             scope.spawn(move || {
-                while let Some(job) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
-                    job.run(shared, &sender);
+                while let Some(taken) = queue.take() {
+                    taken.job.run(shared, &sender);
+                    queue.give_back(&taken);
                 }
             });
         }
@@ -129,7 +131,9 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![matrix_name(case)],
             Self::Group(group) => group.names(),
-            Self::Own(name, ..) | Self::Fuzz(name, _) => vec![(*name).to_owned()],
+            Self::Own(own) => vec![own.name.to_owned()],
+            Self::Counted(name, _) | Self::Fuzz(name, _) => vec![(*name).to_owned()],
+            Self::Known(known) => vec![known.name.to_owned()],
             Self::Cost => figure::CASES.map(str::to_owned).to_vec(),
         }
     }
@@ -139,17 +143,28 @@ impl Job {
         match self {
             Self::Matrix(case) => vec![case.profile(base).xen],
             Self::Group(group) => vec![group.profile(base).xen],
-            Self::Own(_, _, xens) => xens.clone(),
-            Self::Cost => cost::XENS.to_vec(),
+            Self::Own(own) => (own.xens)(base.xen),
+            Self::Counted(..) | Self::Cost => cost::XENS.to_vec(),
             Self::Fuzz(_, run) => vec![run.xen()],
+            Self::Known(known) => known.xens().to_vec(),
         }
+    }
+
+    /// Whether it runs alone.
+    fn needs_the_host(&self, base: &Profile) -> bool {
+        matches!(self, Self::Group(group) if group.profile(base).needs_the_host())
     }
 
     /// Whether its dom0 has Xen's own tools.
     fn has_tools(&self, base: &Profile) -> bool {
         match self {
             Self::Group(group) => group.profile(base).dom0.tools,
-            Self::Matrix(_) | Self::Own(..) | Self::Fuzz(..) | Self::Cost => false,
+            Self::Matrix(_)
+            | Self::Own(_)
+            | Self::Counted(..)
+            | Self::Fuzz(..)
+            | Self::Known(_)
+            | Self::Cost => false,
         }
     }
 
@@ -169,7 +184,12 @@ impl Job {
                 send(matrix_name(case), start, result);
             }
             Self::Group(group) => run_group(group, shared, send),
-            Self::Own(name, run, _) => {
+            Self::Own(own) => {
+                let lab = shared.site.target().join("lab");
+                let result = (own.run)(&shared.images, &shared.base, &lab);
+                send(own.name.to_owned(), start, result);
+            }
+            Self::Counted(name, run) => {
                 let lab = shared.site.target().join("lab");
                 let result = run(&shared.images, &shared.base, &lab);
                 send((*name).to_owned(), start, result);
@@ -194,6 +214,11 @@ impl Job {
                 let lab = shared.site.target().join("lab");
                 let result = fuzz::perform(&shared.images, &shared.base, &lab, run);
                 send((*name).to_owned(), start, result.map(drop));
+            }
+            Self::Known(known) => {
+                let lab = shared.site.target().join("lab");
+                let result = known.perform(&shared.images, &shared.base, &lab);
+                send(known.name.to_owned(), start, result.map(drop));
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The series as patches: that `git am` takes it, that each patch builds in
 //! order with the fuse and without, and that without it Xen's code is what it
-//! was. What has passed once is not built again until it changes.
+//! was, but for what is mended. What has passed once is not built again until it
+//! changes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -18,20 +19,21 @@ use crate::suite::object;
 use crate::tree::{self, Tree};
 use crate::xen::{self, Variant};
 
-/// Keeps Xen's own configuration out of its image, where a line about the fuse
-/// would move everything behind it.
-const NO_CONFIG_IN_IMAGE: &[&str] = &["# CONFIG_HYPFS_CONFIG is not set"];
-
 /// Name of the case about the lab's own patch.
 const ATTACK_OPTION: &str =
     "series: attack primitives need a patch of their own, EXPERT and UNSUPPORTED";
+
+/// The first patches mend Xen as it is, whether the fuse is built or not. Without
+/// the fuse the rest of the series changes no code.
+const MENDS: usize = 4;
 
 /// All cases of the series.
 pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     let series = Series::read(site)?;
     let needed = [
+        "series: stock Xen builds",
         "series: git am",
-        "series: patch",
+        "series: its headers are the generated ones",
         "series: code unchanged without the fuse",
         ATTACK_OPTION,
     ];
@@ -41,6 +43,10 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
         return Ok(());
     }
     let stock = tree::stock(site)?;
+    // The first prefix begins with a copy of it.
+    cases.case("series: stock Xen builds", || {
+        xen::build(site, &Variant::STOCK).map(drop)
+    });
     cases.case("series: git am takes every patch", || {
         git_am(site, &stock, &series)
     });
@@ -48,12 +54,8 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     let symbol = series.0.iter().position(adds_symbol);
     let symbol = symbol.context("no patch of the series adds CONFIG_VMF to Kconfig")?;
     for count in 1..=series.0.len() {
-        let off = Variant {
-            vmf: false,
-            ..Variant::VMF
-        };
         let on = (count > symbol).then_some((Variant::VMF, "on"));
-        for (variant, word) in std::iter::once((off, "off")).chain(on) {
+        for (variant, word) in std::iter::once((Variant::OFF, "off")).chain(on) {
             let name = format!(
                 "series: {} builds with CONFIG_VMF {word}",
                 series.0[count - 1].name
@@ -69,13 +71,9 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     cases.case(
         "series: code unchanged without the fuse (.text only)",
         || {
-            let off = Variant {
-                vmf: false,
-                ..Variant::VMF
-            };
-            let one = xen::build_with(site, &Variant::STOCK, NO_CONFIG_IN_IMAGE)?;
-            let other = xen::build_with(site, &off, NO_CONFIG_IN_IMAGE)?;
-            object::same_text(&one.syms, &other.syms)
+            let mended = mended(site, &stock, &series)?;
+            let other = xen::build(site, &Variant::OFF)?;
+            object::same_text(&mended, &other.syms)
         },
     );
     cases.case(ATTACK_OPTION, || attack_option(site, &series));
@@ -162,8 +160,9 @@ fn git(tree: &Path, arguments: &[&str]) -> Command {
     git
 }
 
-/// Builds Xen with the first patches of the series, in a tree that the next
-/// prefix goes on with, so that only what a patch changes is compiled.
+/// Builds Xen with the first patches of the series, where the next prefix goes
+/// on, so that only what a patch changes is compiled; with the last of them that
+/// is the variant's own build.
 fn prefix_builds(
     site: &Site,
     stock: &Tree,
@@ -182,18 +181,42 @@ fn prefix_builds(
         .add("source", &tree.digest)
         .add(
             "crate",
-            if variant.vmf {
+            if variant.vmf && xen::has_crate(&tree) {
                 xen::crate_digest(site)?
             } else {
                 String::new()
             },
         )
         .digest();
-    if stamp::is_current(&mark, &digest) {
+    let kept = (prefix.0.len() == MENDS && !variant.vmf).then(|| mended_syms(site));
+    if stamp::is_current(&mark, &digest) && kept.as_ref().is_none_or(|kept| kept.exists()) {
         return Ok(());
     }
-    xen::build_tree(site, &tree, &variant, &[], &format!("series-{word}"))?;
+    let built = xen::build_patched(site, &tree, &variant)?;
+    if let Some(kept) = kept {
+        fs::copy(&built.syms, &kept)
+            .with_context(|| format!("cannot copy {}", built.syms.display()))?;
+    }
     stamp::write(&mark, &digest)
+}
+
+/// Xen's symbols and code with the patches that mend it, and no other.
+fn mended(site: &Site, stock: &Tree, series: &Series) -> Result<PathBuf> {
+    let mends = series.first(MENDS);
+    if let Some(patch) = mends.0.iter().find(|patch| mentions_fuse(patch)) {
+        bail!("{} is among the patches that mend Xen as it is", patch.name);
+    }
+    prefix_builds(site, stock, &mends, Variant::OFF, "off")?;
+    Ok(mended_syms(site))
+}
+
+fn mentions_fuse(patch: &Patch) -> bool {
+    patch.text.to_ascii_lowercase().contains("vmf")
+}
+
+/// Where [`prefix_builds`] keeps that: the tree goes on to the next prefix.
+fn mended_syms(site: &Site) -> PathBuf {
+    site.xen_work().join("mended-xen-syms")
 }
 
 /// Whether a patch adds the symbol VMF to Xen's Kconfig.

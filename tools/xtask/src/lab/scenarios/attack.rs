@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{ACTION, CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, state_is};
 use crate::lab::experiment;
 use crate::lab::profile::{Domain, Guest, Profile, Xen};
-use crate::lab::session::{BOOT, COMMAND, Session};
+use crate::lab::session::{BOOT, COMMAND, Output, Session};
 use crate::lab::statuses::{self, REPORT};
 
 /// The groups of this file.
@@ -124,11 +124,12 @@ const RIGHTS: [&str; 2] = ["gnttab-copy:2", "grant-map:2"];
 /// The banner of the build option.
 const BANNER: &str = "ATTACK PRIMITIVES BUILT IN";
 
-fn system(profile: &mut Profile, directmap: bool) {
+pub fn system(profile: &mut Profile, directmap: bool) {
     profile.xen = Xen {
         fuse: true,
         debug: false,
         its: false,
+        shm: false,
         attack: true,
     };
     profile.directmap = directmap;
@@ -201,6 +202,34 @@ fn seed(session: &Session, id: u16) -> Result<String> {
         .with_context(|| format!("domain {id} has no seed"))
 }
 
+/// Attacks a victim, with another canary that may be broken, and keeps the report
+/// in the run's folder under this name.
+pub fn attack(
+    session: &mut Session,
+    [victim, other]: [u16; 2],
+    options: &str,
+    name: &str,
+) -> Result<(Value, Output)> {
+    let command = format!(
+        "vmf-attack run --victim {victim} --seed {} --expendable {other} --expendable-seed {} {options} \
+         --json 2>/tmp/progress >/tmp/{name}; code=$?; tail -n 1 /tmp/progress; (exit $code)",
+        seed(session, victim)?,
+        seed(session, other)?
+    );
+    let output = session.run_within(&command, RUN)?;
+    let json = session.must(&format!("cat /tmp/{name}"))?;
+    let report: Value = serde_json::from_str(&json).with_context(|| {
+        format!(
+            "vmf-attack gives no report, exit code {}: {}",
+            output.code,
+            output.line()
+        )
+    })?;
+    let text = serde_json::to_string_pretty(&report)?;
+    fs::write(session.folder().join(name), text).with_context(|| name.to_owned())?;
+    Ok((report, output))
+}
+
 fn run(session: &mut Session) -> Result<()> {
     run_to(session, "lock", "locked")
 }
@@ -216,24 +245,8 @@ fn run_to(session: &mut Session, level: &str, state: &str) -> Result<()> {
     // What grant mappings and copies are tried on.
     let line = canary(session, "grant")?;
     ensure!(line.starts_with("ref 8 "), "canary: grant: {line}");
-    let command = format!(
-        "vmf-attack run --victim {CANARY} --seed {} --expendable {EXPENDABLE} --expendable-seed {} \
-         --protect {LINUX},{CANARY},{EXPENDABLE} --levels {level} --blow --json 2>/tmp/progress >/tmp/{REPORT}; \
-         code=$?; tail -n 1 /tmp/progress; (exit $code)",
-        seed(session, CANARY)?,
-        seed(session, EXPENDABLE)?
-    );
-    let output = session.run_within(&command, RUN)?;
-    let json = session.must(&format!("cat /tmp/{REPORT}"))?;
-    let report: Value = serde_json::from_str(&json).with_context(|| {
-        format!(
-            "vmf-attack gives no report, exit code {}: {}",
-            output.code,
-            output.line()
-        )
-    })?;
-    let text = serde_json::to_string_pretty(&report)?;
-    fs::write(session.folder().join(REPORT), text).context(REPORT)?;
+    let options = format!("--protect {LINUX},{CANARY},{EXPENDABLE} --levels {level} --blow");
+    let (report, output) = attack(session, [CANARY, EXPENDABLE], &options, REPORT)?;
     ensure!(
         report["blow"]["whole"] == true,
         "the blow: {}",
@@ -345,7 +358,7 @@ fn report(session: &Session) -> Result<Value> {
 }
 
 /// The rows of a vector, claimed by level `lock` or not.
-fn rows(report: &Value, id: &str, claimed: bool) -> Vec<Value> {
+pub fn rows(report: &Value, id: &str, claimed: bool) -> Vec<Value> {
     let rows = report["rows"].as_array().map_or(&[][..], Vec::as_slice);
     let these = rows
         .iter()

@@ -10,7 +10,7 @@ use super::{CANARY, Group, LINUX, dom0_goes_on, ends, guests_go_on, state_is, st
 use crate::lab::audit;
 use crate::lab::demux::Source;
 use crate::lab::images::Images;
-use crate::lab::profile::{Cpu, Domain, Guest, Profile, Scheduler};
+use crate::lab::profile::{Cpu, Guest, Profile, Scheduler, Xen};
 use crate::lab::session::{BOOT, Session};
 
 /// The groups of this file.
@@ -41,16 +41,53 @@ pub const GROUPS: &[Group] = &[
 ];
 
 /// A case that boots its own machines, because no dom0 comes up on them.
-pub type Own = fn(&Images, &Profile, &Path) -> Result<()>;
+pub struct Own {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&Images, &Profile, &Path) -> Result<()>,
+    /// The Xens that it boots, from that of the `test` profile.
+    pub xens: fn(Xen) -> Vec<Xen>,
+}
 
-/// Those cases.
-pub const OWN: [(&str, Own); 5] = [
-    ("lab/boot-strict/no-domain-is-started", strict),
-    ("lab/boot-without-dom0/seal", seal),
-    ("lab/boot-without-dom0/lock-with-one-outside", lock_but_one),
-    ("lab/boot-without-dom0/lock-with-shared-pages", lock_sharing),
-    ("lab/boot-strict/properties-are-named", properties),
+/// Those of this file.
+pub const OWN: &[Own] = &[
+    Own {
+        name: "lab/boot-strict/no-domain-is-started",
+        run: strict,
+        xens: |xen| vec![xen, Xen { its: true, ..xen }],
+    },
+    Own {
+        name: "lab/boot-without-dom0/seal",
+        run: seal,
+        xens: release,
+    },
+    Own {
+        name: "lab/boot-without-dom0/lock-with-one-outside",
+        run: lock_but_one,
+        xens: |xen| vec![Xen { debug: true, ..xen }],
+    },
+    Own {
+        name: "lab/boot-without-dom0/lock-with-shared-pages",
+        run: lock_sharing,
+        xens: release,
+    },
+    Own {
+        name: "lab/boot-insist/no-work-unprotected",
+        run: insist,
+        xens: |xen| vec![xen, Xen { fuse: false, ..xen }],
+    },
+    Own {
+        name: "lab/boot-permissive/words-are-told",
+        run: words,
+        xens: release,
+    },
 ];
+
+/// The Xen of the `test` profile.
+pub fn release(xen: Xen) -> Vec<Xen> {
+    vec![xen]
+}
 
 /// Words of `vmf=`, and what Xen says of them where there is a dom0.
 const REFUSED: [(&str, &str); 3] = [
@@ -60,6 +97,8 @@ const REFUSED: [(&str, &str); 3] = [
 ];
 /// The same without one, on a machine that lacks a CPU.
 const OFFLINE: (&str, &str) = ("vmf=lock", "CPUs are not online");
+/// And on one with an ITS.
+const ITS: (&str, &str) = ("vmf=lock", "cannot be locked: an ITS is in use");
 /// A system without dom0. With `conswitch=ax` nobody gets the console's input,
 /// whose output Xen would not mark as a domain's.
 pub const ALONE: &str = "dts/system-without-dom0.dts";
@@ -75,7 +114,7 @@ fn system(profile: &mut Profile, words: &str) {
 }
 
 /// Xen reports each domain before the first of them writes anything.
-fn reported(session: &mut Session, domains: &[(u16, &str)]) -> Result<()> {
+pub fn reported(session: &mut Session, domains: &[(u16, &str)]) -> Result<()> {
     let lines: Vec<(Source, String)> = session.look(|seen| {
         let lines = seen.streams.lines.iter();
         lines.map(|line| (line.source, line.text.clone())).collect()
@@ -92,7 +131,44 @@ fn reported(session: &mut Session, domains: &[(u16, &str)]) -> Result<()> {
             "\"{wanted}\" is not before the first line of a domain: {at:?}, {first}"
         );
     }
+    let lines = lines.iter().filter(|(source, _)| *source == Source::Xen);
+    let lines = lines.filter(|(_, text)| text.starts_with("VMF: boot: d"));
+    let parsed: Option<Vec<Line>> = lines.map(|(_, text)| Line::parse(text)).collect();
+    let parsed = parsed.context("a line of the report is not as documented")?;
+    let mut found: Vec<u16> = parsed.iter().map(|line| line.id).collect();
+    let mut wanted: Vec<u16> = domains.iter().map(|(id, _)| *id).collect();
+    found.sort_unstable();
+    wanted.sort_unstable();
+    ensure!(
+        found == wanted,
+        "one line for each domain is wanted, there are {parsed:?}"
+    );
     Ok(())
+}
+
+/// A line of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    id: u16,
+    level: String,
+    pages: u64,
+}
+
+impl Line {
+    /// `VMF: boot: d<id> <level>, <n> pages shared`, and nothing else.
+    fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("VMF: boot: d")?;
+        let (id, rest) = rest.split_once(' ')?;
+        let (level, rest) = rest.split_once(", ")?;
+        let pages = rest.strip_suffix(" pages shared")?;
+        let known = ["unprotected", "unmap", "lock", "seal"];
+        known.contains(&level).then_some(())?;
+        Some(Self {
+            id: id.parse().ok()?,
+            level: level.to_owned(),
+            pages: pages.parse().ok()?,
+        })
+    }
 }
 
 fn knows(session: &mut Session) -> Result<()> {
@@ -102,16 +178,18 @@ fn knows(session: &mut Session) -> Result<()> {
 }
 
 /// The level is what the machine's memory says, and the guests go on.
-fn holds(session: &mut Session, name: &str, level: Level) -> Result<()> {
-    let domains = session.report.profile.domains.clone();
-    let protected: Vec<u16> = (1..)
-        .zip(&domains)
-        .filter(|(_, domain)| !domain.unprotected)
-        .map(|(id, _)| id)
-        .collect();
+pub fn holds(session: &mut Session, name: &str, level: Level) -> Result<()> {
+    let protected = protected(&session.report.profile);
     let moment = session.moment(name, &protected)?;
     audit::must_hold(&audit::check(&moment, level)?)?;
     guests_go_on(session)
+}
+
+/// Ids of the domains that do not stay outside.
+pub fn protected(profile: &Profile) -> Vec<u16> {
+    let domains = (1..).zip(&profile.domains);
+    let inside = domains.filter(|(_, domain)| !domain.unprotected);
+    inside.map(|(id, _)| id).collect()
 }
 
 /// What was protected before it ever ran, dom0 locks when it is up.
@@ -135,14 +213,15 @@ fn permissive(session: &mut Session) -> Result<()> {
 
 /// With a word that is wrong, or something in the way, nobody runs.
 fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
-    for (words, said) in REFUSED.into_iter().chain([OFFLINE]) {
+    for (words, said) in REFUSED.into_iter().chain([OFFLINE, ITS]) {
         let mut profile = base.clone();
         profile.name = "boot-strict".to_owned();
         system(&mut profile, words);
-        if (words, said) == OFFLINE {
-            profile.dead_cpus = 1;
+        if [OFFLINE, ITS].contains(&(words, said)) {
             profile.device_tree = ALONE.to_owned();
         }
+        profile.dead_cpus = u32::from((words, said) == OFFLINE);
+        profile.xen.its = (words, said) == ITS;
         let mut session = Session::boot(images, &profile, lab, false)?;
         session.wait_xen(said, BOOT)?;
         nobody_runs(&mut session, words)?;
@@ -152,7 +231,7 @@ fn strict(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
 }
 
 /// Xen says that it starts no domain, and starts none.
-fn nobody_runs(session: &mut Session, why: &str) -> Result<()> {
+pub fn nobody_runs(session: &mut Session, why: &str) -> Result<()> {
     session.wait_xen("no domain is started", BOOT)?;
     // Long enough for the canary to say hello, which it does otherwise.
     std::thread::sleep(std::time::Duration::from_secs(3));
@@ -165,6 +244,82 @@ fn nobody_runs(session: &mut Session, why: &str) -> Result<()> {
     })?;
     ensure!(spoke.is_none(), "{why}: a domain runs: {spoke:?}");
     Ok(())
+}
+
+/// A guest that relies on being protected finds that it is; that it is not, with
+/// `permissive`; and that this Xen does not know the fuse. Then it does nothing.
+fn insist(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    for (words, fuse, answer) in [
+        ("vmf=lock", true, "insist: 1"),
+        ("vmf=lock,fast,permissive", true, "insist: 0: not protected"),
+        ("vmf=lock", false, "insist: -38 ENOSYS: not protected"),
+    ] {
+        let mut profile = base.clone();
+        profile.name = "boot-insist".to_owned();
+        profile.device_tree = ALONE.to_owned();
+        profile.xen.fuse = fuse;
+        profile.xen_arguments = format!("{words} conswitch=ax");
+        profile.domains.retain(|d| d.guest == Guest::Canary);
+        profile.domains[0].arguments += " insist";
+        if !fuse {
+            // Nor does it know the properties.
+            profile.domains[0].share = vec![shared::CANARY_PAGES];
+            profile.overlay =
+                "/ { chosen { vmf-protected; domU1 { vmf-unprotected; }; }; };".to_owned();
+        }
+        let mut session = Session::boot(images, &profile, lab, false)?;
+        let line = session.wait_domain(1, "canary: insist: ", BOOT)?;
+        ensure!(line.contains(answer), "{words}: {line}, not {answer}");
+        if answer == "insist: 1" {
+            session.beats(1, 1)?;
+        } else {
+            // Long enough for two heartbeats.
+            std::thread::sleep(std::time::Duration::from_secs(3));
+            let lines = session.domain_lines(1)?;
+            ensure!(
+                lines.last() == Some(&line),
+                "{words}: it goes on: {lines:?}"
+            );
+        }
+        session.finish()?;
+    }
+    Ok(())
+}
+
+/// The same where it is told to go on: on whichever side of the wrong word that
+/// stands, and with a CPU that is not there.
+fn words(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    for (words, said, dead_cpus) in [
+        ("vmf=unmap,fast,permissive", "\"fast\" is not known", 0),
+        ("vmf=permissive,unmap,fast", "\"fast\" is not known", 0),
+        ("vmf=permissive", "wants a level", 0),
+        ("vmf=lock,permissive", OFFLINE.1, 1),
+    ] {
+        let mut profile = base.clone();
+        profile.name = "boot-words".to_owned();
+        profile.device_tree = ALONE.to_owned();
+        profile.xen_arguments = format!("{words} conswitch=ax");
+        profile.domains.retain(|d| d.guest == Guest::Canary);
+        profile.dead_cpus = dead_cpus;
+        let mut session = Session::boot(images, &profile, lab, false)?;
+        session.wait_xen(said, BOOT)?;
+        // What was done before the lock was refused stays.
+        let level = if dead_cpus == 0 {
+            "unprotected"
+        } else {
+            "unmap"
+        };
+        unfused(&mut session, level)?;
+        session.finish()?;
+    }
+    Ok(())
+}
+
+/// Xen says that the fuse is not blown, or in part, and starts all domains.
+pub fn unfused(session: &mut Session, level: &str) -> Result<()> {
+    session.wait_xen("the fuse is NOT blown", BOOT)?;
+    session.beats(1, 1)?;
+    reported(session, &[(1, level)])
 }
 
 /// Sealed by itself, with nobody there to ask for it.
@@ -246,57 +401,28 @@ fn lock_sharing(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     finish(session)
 }
 
-/// Properties of a domain's node that are wrong: Xen names node and property,
-/// and starts nobody.
-fn properties(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
-    type Change = fn(&mut Domain);
-    let cases: [(Change, &str); 5] = [
-        (
-            |d| d.share = vec![[0x4000_0800, 0x1000]],
-            "does not begin and end with a page",
-        ),
-        (
-            |d| d.share = vec![[0x1_0000_0000, 0x1000]],
-            "not all of it is memory",
-        ),
-        (
-            |d| d.share = vec![[0x4010_0000, 0x2000], [0x4010_1000, 0x1000]],
-            "overlaps another range",
-        ),
-        (
-            |d| {
-                d.share = vec![[0x4010_0000, 0x1000]];
-                d.unprotected = true;
-            },
-            "vmf-unprotected",
-        ),
-        (|d| d.enhanced = true, "has xen,enhanced"),
-    ];
-    for (change, said) in cases {
-        let mut profile = base.clone();
-        profile.name = "boot-properties".to_owned();
-        // Enhanced domains need a dom0, and with one there is no lock.
-        profile.xen_arguments = "vmf=unmap conswitch=ax".to_owned();
-        profile.domains.retain(|d| d.guest == Guest::Canary);
-        change(&mut profile.domains[0]);
-        let node = match profile.domains[0].enhanced {
-            false => "vmf-share: ",
-            true => "xen,enhanced: ",
-        };
-        let mut session = Session::boot(images, &profile, lab, false)?;
-        let line = session.wait_xen(said, BOOT)?;
-        ensure!(
-            line.contains(node) && (line.contains("/chosen/") || line.contains("d1 ")),
-            "{line}"
-        );
-        nobody_runs(&mut session, said)?;
-        session.finish()?;
-    }
-    Ok(())
-}
-
-fn finish(session: Session) -> Result<()> {
+/// Ends a good run.
+pub fn finish(session: Session) -> Result<()> {
     let folder = session.folder().to_owned();
     session.finish()?;
     crate::lab::suite::remove_dumps(&folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_has_one_form() {
+        let line = Line::parse("VMF: boot: d12 seal, 4 pages shared").unwrap();
+        assert_eq!((line.id, line.level.as_str(), line.pages), (12, "seal", 4));
+        for wrong in [
+            "VMF: boot: d1 seal",
+            "VMF: boot: d1 sealed, 0 pages shared",
+            "VMF: boot: d lock, 0 pages shared",
+            "VMF: boot: d1 lock, 0 pages shared ",
+        ] {
+            assert_eq!(Line::parse(wrong), None, "{wrong}");
+        }
+    }
 }

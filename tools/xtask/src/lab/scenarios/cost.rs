@@ -12,26 +12,32 @@ use anyhow::{Context, Result, ensure};
 use crate::bench;
 use crate::bench::figure::{Figure, GUEST, Point, Values, above, ratio};
 use crate::lab::images::Images;
-use crate::lab::profile::{Profile, Xen};
-use crate::lab::scenarios::boot::Own;
+use crate::lab::profile::{Guest, Profile, Xen};
+use crate::lab::scenarios::boot::ALONE;
 use crate::lab::session::Session;
 
 /// Name of the case about loading a kernel.
 const KERNEL_LOAD: &str = "lab/cost/kernel-loads-as-fast-as-on-stock-xen";
-/// The cases that boot their own machines.
-pub const CASES: [(&str, Own); 1] = [(KERNEL_LOAD, kernel_load)];
+const AT_BOOT: &str = "lab/cost/blow-at-boot";
+/// A case that boots its own machines.
+pub type Run = fn(&Images, &Profile, &Path) -> Result<()>;
+
+/// Those cases.
+pub const CASES: [(&str, Run); 2] = [(KERNEL_LOAD, kernel_load), (AT_BOOT, at_boot)];
 /// What is compared.
 pub const XENS: [Xen; 2] = [
     Xen {
         fuse: false,
         debug: false,
         its: false,
+        shm: false,
         attack: false,
     },
     Xen {
         fuse: true,
         debug: false,
         its: false,
+        shm: false,
         attack: false,
     },
 ];
@@ -41,6 +47,10 @@ const LOADED: &str = "Loading d0 initrd";
 const STARTS: &str = "Loading zImage";
 /// Boots under `-icount` are slow.
 const SLOW: Duration = Duration::from_secs(150);
+/// The counter has a tick each 16 ns, which are instructions here.
+const TICK: f64 = 16.0;
+/// Instructions that the blow at boot may take, for a guest of 32 MiB.
+const AT_BOOT_LIMIT: f64 = 3e6;
 /// What may differ, in percent: the two images are not laid out alike.
 const TOLERANCE: f64 = 2.0;
 
@@ -59,6 +69,52 @@ fn kernel_load(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
         "loading dom0's kernel takes {more:.1} % more instructions than on stock Xen ({fuse:.6} s, {stock:.6} s)"
     );
     Ok(())
+}
+
+/// What the blow adds to a boot, up to the first guest.
+fn at_boot(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
+    for directmap in [false, true] {
+        let plain = entered(images, base, lab, directmap, "")?;
+        let blown = entered(images, base, lab, directmap, "vmf=lock")?;
+        let more = (blown / plain - 1.0) * 100.0;
+        println!(
+            "lab: boot until the first guest, directmap={}: {:.2} million instructions, with vmf=lock {:.2} ({more:+.1} %)",
+            if directmap { "yes" } else { "no" },
+            plain / 1e6,
+            blown / 1e6
+        );
+        ensure!(
+            blown > plain && blown - plain <= AT_BOOT_LIMIT,
+            "vmf=lock takes {:.0} instructions of the boot",
+            blown - plain
+        );
+    }
+    Ok(())
+}
+
+/// Instructions from reset until a guest's first ones.
+fn entered(
+    images: &Images,
+    base: &Profile,
+    lab: &Path,
+    directmap: bool,
+    words: &str,
+) -> Result<f64> {
+    let mut profile = base.clone();
+    profile.name = "cost-at-boot".to_owned();
+    profile.cpus = 1;
+    profile.directmap = directmap;
+    profile.icount = Some(0);
+    profile.device_tree = ALONE.to_owned();
+    profile.xen_arguments = format!("{words} conswitch=ax");
+    profile.domains.retain(|d| d.guest == Guest::Canary);
+    profile.domains[0].arguments = "size=64K entered@1".to_owned();
+    let mut session = Session::boot(images, &profile, lab, false)?;
+    let line = session.wait_domain(1, "canary: entered: at ", SLOW)?;
+    session.finish()?;
+    let ticks = line.split_whitespace().rev().nth(1).map(str::parse::<f64>);
+    let ticks = ticks.with_context(|| format!("no number: {line}"))?;
+    Ok(ticks.with_context(|| line.clone())? * TICK)
 }
 
 /// Seconds of virtual time that one Xen needs to copy dom0's kernel.

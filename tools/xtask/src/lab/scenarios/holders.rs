@@ -40,7 +40,7 @@ const GFN: &str = "0x42000";
 /// The bare-metal canary's first grant reference.
 const REFERENCE: u32 = 8;
 /// How `vmfctl` names one mapping of its pages.
-const MAPPED: &str = "another domain has mapped (grants or foreign mappings): 1";
+pub const MAPPED: &str = "another domain has mapped (grants or foreign mappings): 1";
 
 /// Starts a probe that keeps a mapping, and waits until it has it.
 pub fn hold(session: &mut Session, what: &str) -> Result<()> {

@@ -6,42 +6,63 @@
 //!
 //! - [`audit`]: what the verifier says of a real machine, and of damaged copies
 //!   of its dump
+//! - [`absent`]: what this configuration lacks, against stock Xen; introspection
 //! - [`attack`]: the attackers of the threat model, before and after; with
-//!   `directmap=no` only on request
+//!   `directmap=no` only on request; [`attack_boot`]: on a machine that was
+//!   blown at boot
 //! - [`open`]: a system whose fuse is not blown: who may do what, what stands
 //!   in the way, and that a refusal leaves everything as it was
-//! - [`boot`]: the fuse blown at boot
+//! - [`boot`]: the fuse blown at boot; [`nodes`]: what device trees can get wrong;
+//!   [`first`]: the machine as the first guest finds it; [`common`]: memory and
+//!   event channels that the device tree gives to several domains; [`dom0`]: a
+//!   dom0 that is protected itself; [`examples`]: those of `dts/`
 //! - [`blown`]: a system after the blow: what its domains may still try
 //! - [`calls`]: dom0's hypercalls, one by one, before and after
 //! - [`partial`]: blows that are early, partial, or on an odd system
+//! - [`endings`]: domains that crash, are suspended, or neglect their watchdog
 //! - [`holders`]: pages that somebody else has mapped
 //! - [`memory`]: sizes and shapes of RAM
+//! - [`peers`]: what takes two domains: event channels and grants
+//! - [`regions`]: static shared memory whose members are destroyed, or that dom0
+//!   has mapped besides
 //! - [`sealed`]: a system whose fuse is blown as far as it goes
 //! - [`shared`]: pages that a protected domain shares on purpose
 //! - [`stale`]: what the TLBs still know right after the lock
 //! - [`unmapped`]: what the control domain may still do to a domain that is
 //!   protected, before the lock
+//! - [`vcpus`]: a dom0 and domUs with several vCPUs
 //! - [`xl`]: Xen's own tools in dom0, before and after; [`freed`]: what becomes
 //!   of a protected domain's memory when they destroy it
 //! - [`fault`]: a fault inside Xen after the lock
 //! - [`cost`]: instructions against stock Xen; two boots, so not a group
 
+mod absent;
 mod attack;
+mod attack_boot;
 mod audit;
 mod blown;
 pub mod boot;
 mod calls;
+mod common;
 pub mod cost;
+mod dom0;
+mod endings;
+mod examples;
 mod fault;
+mod first;
 mod freed;
 mod holders;
 mod memory;
+mod nodes;
 mod open;
 mod partial;
+mod peers;
+mod regions;
 pub mod sealed;
-mod shared;
+pub mod shared;
 pub mod stale;
 mod unmapped;
+mod vcpus;
 mod xl;
 
 use std::time::Duration;
@@ -65,19 +86,35 @@ pub struct Group {
     pub tests: &'static [(&'static str, Test)],
 }
 
+/// Cases that boot machines of their own.
+pub const OWN: &[&[boot::Own]] = &[
+    boot::OWN,
+    nodes::OWN,
+    first::OWN,
+    common::OWN,
+    dom0::OWN,
+    examples::OWN,
+    absent::OWN,
+];
+
 /// Further systems with the attack primitives, for `--full` and `--attacks`.
 pub const ATTACKS: &[Group] = attack::FURTHER;
 
 /// All others, the long ones first, so that they do not come last alone.
 pub const GROUPS: &[&[Group]] = &[
     attack::GROUPS,
+    attack_boot::GROUPS,
     xl::GROUPS,
+    endings::GROUPS,
+    peers::GROUPS,
+    vcpus::GROUPS,
     blown::GROUPS,
     boot::GROUPS,
     calls::GROUPS,
     memory::GROUPS,
     holders::GROUPS,
     freed::GROUPS,
+    regions::GROUPS,
     open::GROUPS,
     audit::GROUPS,
     partial::GROUPS,

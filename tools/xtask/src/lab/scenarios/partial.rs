@@ -7,7 +7,7 @@ use super::unchanged;
 use super::{CANARY, Group, LINUX, canary_gets, dom0_goes_on, ends, guests_go_on, state_is};
 use crate::lab::audit;
 use crate::lab::experiment;
-use crate::lab::profile::Guest;
+use crate::lab::profile::{Cpu, Guest};
 use crate::lab::session::{BOOT, Session};
 
 /// The groups of this file.
@@ -29,6 +29,7 @@ pub const GROUPS: &[Group] = &[
         name: "one-of-two",
         system: unchanged,
         tests: &[
+            ("frames-that-no-guest-comes-to", unreachable),
             ("blow-one-domain", blow_one),
             ("the-other-is-refused", other_refused),
             ("the-other-goes-on", other_goes_on),
@@ -75,6 +76,28 @@ fn booting(session: &mut Session) -> Result<()> {
     guests_go_on(session)?;
     let moment = session.moment("after", &[LINUX, CANARY])?;
     audit::must_hold(&audit::check(&moment, Level::Lock)?)
+}
+
+/// A page of the Linux domU.
+const GFN: &str = "0x42000";
+/// Frames of dom0 that hold nothing: one that it comes to, and one beyond the
+/// 44 bits of address that VTCR_EL2 gives a guest on a Cortex-A57. Its root at
+/// level 0 has room for both.
+const PLACES: [&str; 2] = ["0x3c0000", "0x100000005"];
+
+/// Both stay mapped during the blow. What the lock then notes of dom0, the audit
+/// compares with what the hardware translates (rule L12).
+///
+/// `control`, seed 1000 of the hostile guests: dom0 mapped a device's page at
+/// such a frame, the snapshot had it, and the hardware's stage 2 did not.
+fn unreachable(session: &mut Session) -> Result<()> {
+    ensure!(session.report.profile.cpu == Cpu::CortexA57);
+    session.beats(CANARY, 1)?;
+    for place in PLACES {
+        let map = format!("vmf-probe raw-foreign-map {LINUX} {GFN} {place} --stay");
+        session.must(&map)?;
+    }
+    state_is(session, "open")
 }
 
 fn blow_one(session: &mut Session) -> Result<()> {

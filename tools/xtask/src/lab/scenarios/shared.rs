@@ -3,8 +3,7 @@
 //! Each refusal is shown together with the same hypercall succeeding before.
 
 use anyhow::{Context, Result, ensure};
-use vmf_audit::hex::Hex;
-use vmf_audit::registers::{GuestRange, Share};
+use vmf_audit::registers::Share;
 use vmf_audit::report::{Level, Verdict};
 
 use super::{CANARY, Group, ends, guests_go_on, state_is, told};
@@ -34,7 +33,7 @@ pub const GROUPS: &[Group] = &[
 const TESTS: &[(&str, super::Test)] = &[
     ("hypercalls-with-pointers-before", before),
     ("what-cannot-be-shared", refused),
-    ("a-domain-shares-pages-and-gives-areas", share),
+    ("a-domain-shares-pages-and-gives-areas", share_some),
     ("protect-leaves-what-is-shared", protect),
     ("lock-leaves-what-is-shared", lock),
     ("no-page-is-shared-after-the-lock", late),
@@ -69,6 +68,11 @@ pub const LINES: usize = 11;
 /// Where a canary's pages for hypercalls are, address and bytes: behind its
 /// image, which comes first in memory and takes up less than 2 MiB.
 pub const CANARY_PAGES: [u64; 2] = [0x4020_0000, 0x4000];
+
+/// The claim that a domain with a canary shares the first of them.
+pub fn share(domain: u16, pages: u64) -> Share {
+    audit::share(domain, [CANARY_PAGES[0], pages << 12])
+}
 
 /// The hypercalls that a canary has made on its own after the lock.
 pub fn judge_protected(session: &Session, domain: u16, shares: bool) -> Result<()> {
@@ -209,7 +213,7 @@ const FIRST: u64 = CANARY_PAGES[0] >> 12;
 /// Of two more that it shares when it is protected already.
 const MORE: u64 = FIRST + 0x100;
 
-fn share(session: &mut Session) -> Result<()> {
+fn share_some(session: &mut Session) -> Result<()> {
     // Until then the control domain and the domain itself take pages away, and
     // put others there.
     let decrease = |gfn: u64| format!("vmf-probe decrease {CANARY} {gfn:#x}");
@@ -316,13 +320,7 @@ fn late(session: &mut Session) -> Result<()> {
 /// The level holds if exactly the pages are claimed to be shared that were
 /// meant to be, and not with one fewer or more.
 fn audited(session: &mut Session) -> Result<()> {
-    let share = |gfn, pages| Share {
-        domain: CANARY,
-        range: GuestRange {
-            gfn: Hex(gfn),
-            pages,
-        },
-    };
+    let share = |gfn: u64, pages: u64| audit::share(CANARY, [gfn << 12, pages << 12]);
     let exact = [share(FIRST, 4), share(MORE, 2)];
     session.shared = exact.to_vec();
     let moment = session.moment("locked", &[CANARY, OTHER])?;
