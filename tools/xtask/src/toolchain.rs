@@ -23,8 +23,8 @@ pub const BARE_METAL: &str = "aarch64-unknown-none-softfloat";
 pub const LINUX: &str = "aarch64-unknown-linux-gnu";
 /// The cross linker, which also finds the static C library.
 const LINKER: &str = "aarch64-linux-gnu-gcc";
-/// First version that knows the workspace's edition.
-const OLDEST: (u32, u32) = (1, 85);
+/// First version that compiles the workspace (its `rust-version`).
+const OLDEST: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// One installed compiler.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Toolchain {
 
 /// The choice for `target`.
 fn choose(machine: &Machine, target: &'static str) -> Result<(Rust, Supply)> {
-    let fits = |rust: &&Rust| minor(&rust.version).is_some_and(|version| version >= OLDEST);
+    let fits = |rust: &&Rust| minor(&rust.version) >= minor(OLDEST);
     let default = Some(&machine.default).filter(fits);
     let debian = machine.debian.as_ref().filter(fits);
     for rust in [default, debian].into_iter().flatten() {
@@ -84,7 +84,7 @@ fn choose(machine: &Machine, target: &'static str) -> Result<(Rust, Supply)> {
         Some(rust) if target == LINUX => Ok((rust.clone(), Supply::DebianLibrary)),
         Some(rust) if rust.has_source => Ok((rust.clone(), Supply::Source)),
         _ => bail!(
-            "no Rust compiler here can build for {target}: rustup target add {target}, or apt-get install rustc-web cargo-web rust-web-src"
+            "no Rust compiler here, of {OLDEST} or newer, can build for {target}: rustup target add {target}, or apt-get install rustc-web cargo-web rust-web-src"
         ),
     }
 }
@@ -345,7 +345,7 @@ mod tests {
     fn a_compiler_that_is_too_old_does_not_count() {
         let machine = machine(
             rust("/rustup", "1.95.0", &[], false),
-            Some(rust("/usr/bin", "1.63.0", &[BARE_METAL], true)),
+            Some(rust("/usr/bin", "1.87.0", &[BARE_METAL], true)),
         );
         let error = choose(&machine, BARE_METAL).unwrap_err().to_string();
         assert!(error.contains("rustup target add"), "{error}");

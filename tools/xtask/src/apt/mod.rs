@@ -201,36 +201,32 @@ impl Apt {
     }
 }
 
-/// Installs host packages; needs root.
+/// Installs host packages, as new as the mirror has them; needs root.
 pub fn install(site: &Site, packages: &[&str]) -> Result<()> {
     let log = site.cache().join("apt/install.log");
-    site.say("apt", &format!("apt-get install {}", packages.join(" ")));
-    let install = || {
-        process::logged(
-            process::command("apt-get")
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .args([
-                    "install",
-                    "-y",
-                    "--no-install-recommends",
-                    "-o",
-                    "Acquire::Retries=3",
-                ])
-                .args(packages),
-            &format!("apt-get install {}", packages.join(" ")),
-            &log,
-        )
-    };
-    if install().is_ok() {
-        return Ok(());
-    }
-    // On a fresh machine there are no indices, or old ones.
+    let names = packages.join(" ");
+    site.say("apt", &format!("apt-get install {names}"));
+    // A fresh machine has no indices, or old ones, by which an old compiler
+    // would be installed where the mirror still has it.
     process::logged(
         process::command("apt-get").args(["update", "-o", "Acquire::Retries=3"]),
         "apt-get update (is the mirror reachable?)",
         &log.with_file_name("install-update.log"),
     )?;
-    install()
+    process::logged(
+        process::command("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args([
+                "install",
+                "-y",
+                "--no-install-recommends",
+                "-o",
+                "Acquire::Retries=3",
+            ])
+            .args(packages),
+        &format!("apt-get install {names}"),
+        &log,
+    )
 }
 
 /// The release's name from `os-release`, which must be Debian's.
