@@ -79,8 +79,9 @@ pub fn machine_arguments(profile: &Profile, cpus: u32) -> Vec<String> {
     words.push(profile.cpu.to_string());
     words.extend(["-smp".to_owned(), cpus.to_string()]);
     words.extend(["-m".to_owned(), format!("{}M", profile.ram_mib())]);
+    // Without sleep, as an idle CPU's time would else go on with the host's.
     if let Some(shift) = profile.icount {
-        words.extend(["-icount".to_owned(), format!("shift={shift}")]);
+        words.extend(["-icount".to_owned(), format!("shift={shift},sleep=off")]);
     }
     words
 }
