@@ -52,13 +52,13 @@ pub fn check(edits: &[Edit], floor: &[VaRange]) -> Result<(), Floor> {
 
 /// Carries out `edits`.
 pub fn commit<L: Live>(live: &L, edits: &[Edit]) {
-    for edit in edits {
-        let now = if edit.old.needs_break(edit.new) {
-            0
-        } else {
-            edit.new.bits()
-        };
-        live.write(edit.table, edit.index.into(), now);
+    for edits in edits.chunk_by(|a, b| a.table == b.table) {
+        let entries = edits.iter().map(|edit| {
+            let broken = edit.old.needs_break(edit.new);
+            let now = if broken { 0 } else { edit.new.bits() };
+            (edit.index.into(), now)
+        });
+        live.write_all(edits[0].table, entries);
     }
     live.flush_all();
     for edit in edits.iter().filter(|e| e.old.needs_break(e.new)) {

@@ -7,10 +7,9 @@
 //! Nothing live is written: new tables are not linked, and the edits are carried
 //! out later by [`crate::commit`].
 //!
-//! The same code runs twice. First with a [`Count`], to learn how much room
-//! and how many tables are needed; then, with all CPUs stopped, with a
-//! [`Record`] that has them. If the tables have changed in between so that
-//! the room does not suffice, the second run fails and nothing has happened.
+//! With all CPUs stopped it runs with a [`Record`], which has so much room and so
+//! many tables. If they do not suffice it fails and nothing has happened; then the
+//! same code runs with a [`Count`], to learn how many are needed.
 //!
 //! [`verify`] then looks at the tables as the edits would leave them, with
 //! none of the policy's code and none of its runs, and fails if a frame of a
@@ -20,7 +19,7 @@
 use crate::addr::{ENTRIES, Mfn, PAGE_SIZE, Vaddr, level_bytes, level_pages};
 use crate::descriptor::stage1::{CONTIGUOUS_ENTRIES, Stage1};
 use crate::extents::{Extent, FrameSet};
-use crate::walk::{Tables, TablesMut};
+use crate::walk::{Tables, TablesMut, empty};
 
 /// What is to become of a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,12 +198,7 @@ pub fn plan<T: Tables>(
     policy: &impl Policy,
     sink: &mut impl Sink,
 ) -> Result<(), Error> {
-    let root = Place {
-        frame: root,
-        level: 0,
-        base: Vaddr::new(0),
-    };
-    table(tables, root, &mut Judge::new(policy), sink)
+    table(tables, Place::root(root), &mut Judge::new(policy), sink)
 }
 
 /// A policy, and the run that it has judged last.
@@ -286,6 +280,15 @@ struct Place {
 }
 
 impl Place {
+    /// The level-0 table.
+    fn root(frame: Mfn) -> Self {
+        Self {
+            frame,
+            level: 0,
+            base: Vaddr::new(0),
+        }
+    }
+
     /// First address of an entry.
     fn address(&self, index: usize) -> Vaddr {
         Vaddr::new(self.base.get() + index as u64 * level_bytes(self.level))
@@ -298,56 +301,59 @@ fn table<T: Tables>(
     judge: &mut Judge<impl Policy>,
     sink: &mut impl Sink,
 ) -> Result<(), Error> {
+    tables.with(place.frame, move |content| {
+        entries(tables, place, content, judge, sink)
+    })
+}
+
+fn entries<T: Tables>(
+    tables: &T,
+    place: Place,
+    entries: &[u64; ENTRIES],
+    judge: &mut Judge<impl Policy>,
+    sink: &mut impl Sink,
+) -> Result<(), Error> {
     let (level, bytes) = (place.level, level_bytes(place.level));
-    tables.with(place.frame, |entries| {
-        let (groups, _) = entries.as_chunks::<CONTIGUOUS_ENTRIES>();
-        for (group, entries) in groups.iter().enumerate() {
-            if empty(entries) {
+    let (groups, _) = entries.as_chunks::<CONTIGUOUS_ENTRIES>();
+    for (group, entries) in groups.iter().enumerate() {
+        if empty(entries) {
+            continue;
+        }
+        let first = group * CONTIGUOUS_ENTRIES;
+        let apart = falls_apart(&place, first, entries, judge);
+        let mut next = 0;
+        while let Some((&bits, rest)) = entries[next..].split_first() {
+            let (old, index) = (Stage1::from_bits(bits), first + next);
+            let va = place.address(index);
+            next += 1;
+            if !old.is_valid() || judge.policy.elsewhere(va, bytes) {
                 continue;
             }
-            let first = group * CONTIGUOUS_ENTRIES;
-            let apart = falls_apart(&place, first, entries, judge);
-            let mut next = 0;
-            while let Some((&bits, rest)) = entries[next..].split_first() {
-                let (old, index) = (Stage1::from_bits(bits), first + next);
-                let va = place.address(index);
-                next += 1;
-                if !old.is_valid() || judge.policy.elsewhere(va, bytes) {
-                    continue;
-                }
-                if old.is_table(level) {
-                    let below = Place {
-                        frame: old.mfn(),
-                        level: level + 1,
-                        base: va,
-                    };
-                    table(tables, below, judge, sink)?;
-                    continue;
-                }
-                let leaves = 1 + adjacent(bits, rest, bytes);
-                let verdict = judge.leaf(va, old.mfn(), level, leaves > 1 || rest.is_empty());
-                let leaves = match verdict {
-                    Verdict::Mixed => 1,
-                    _ => judge.reach(va, level, leaves),
+            if old.is_table(level) {
+                let below = Place {
+                    frame: old.mfn(),
+                    level: level + 1,
+                    base: va,
                 };
-                next += leaves - 1;
-                if verdict == Verdict::Keep && !apart {
-                    continue;
-                }
-                for i in 0..leaves {
-                    change(
-                        &place,
-                        index + i,
-                        entries[index + i - first],
-                        verdict,
-                        judge,
-                        sink,
-                    )?;
-                }
+                table(tables, below, judge, sink)?;
+                continue;
+            }
+            let leaves = 1 + adjacent(bits, rest, bytes);
+            let verdict = judge.leaf(va, old.mfn(), level, leaves > 1 || rest.is_empty());
+            let leaves = match verdict {
+                Verdict::Mixed => 1,
+                _ => judge.reach(va, level, leaves),
+            };
+            next += leaves - 1;
+            if verdict == Verdict::Keep && !apart {
+                continue;
+            }
+            for (index, &bits) in (index..).zip(&entries[index - first..][..leaves]) {
+                change(&place, index, bits, verdict, judge, sink)?;
             }
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 /// How many of `rest` map what follows `first`, in the same way.
@@ -357,7 +363,8 @@ fn adjacent(first: u64, rest: &[u64], bytes: u64) -> usize {
     rest.iter()
         .take_while(|bits| {
             expected += bytes;
-            **bits == expected
+            // Not from the last machine address to the first one.
+            **bits == expected && Stage1::from_bits(expected).mfn().get() != 0
         })
         .count()
 }
@@ -416,11 +423,6 @@ fn change(
     })
 }
 
-/// Whether none of the entries means anything.
-fn empty(group: &[u64; CONTIGUOUS_ENTRIES]) -> bool {
-    group.iter().fold(0, |all, bits| all | bits) == 0
-}
-
 /// Builds what a mixed block becomes and returns the entry that points to it.
 fn split(
     block: Stage1,
@@ -458,12 +460,14 @@ struct Edited<'a, T> {
 }
 
 impl<T: Tables> Edited<'_, T> {
-    /// Index of the next entry of a table that changes; none if that is in another
-    /// table, or none is left.
+    /// Index of the next entry of a table that changes; behind all of them if that
+    /// is in another table, or none is left.
     #[inline(always)]
-    fn upcoming(&self, table: Mfn) -> Option<usize> {
-        let edit = self.edits.first()?;
-        (edit.table == table).then_some(edit.index.into())
+    fn upcoming(&self, table: Mfn) -> usize {
+        match self.edits.first() {
+            Some(edit) if edit.table == table => ENTRIES.min(edit.index.into()),
+            _ => ENTRIES,
+        }
     }
 
     /// Takes the next edit: what its entry becomes.
@@ -476,46 +480,81 @@ impl<T: Tables> Edited<'_, T> {
         edit.new
     }
 
-    fn check(&mut self, frame: Mfn, level: u8, base: Vaddr, rule: &Rule) -> Result<(), Error> {
-        let (tables, bytes, pages) = (self.tables, level_bytes(level), level_pages(level));
-        tables.with(frame, |entries| {
-            let mut run = Extent::new(Mfn::new(0), 0);
-            let mut next = 0;
-            let mut upcoming = self.upcoming(frame);
-            let (groups, _) = entries.as_chunks::<CONTIGUOUS_ENTRIES>();
-            for (group, entries) in groups.iter().enumerate() {
-                // An edit of an empty entry is left over, and found at the end.
-                if empty(entries) {
-                    continue;
-                }
-                let first = group * CONTIGUOUS_ENTRIES;
-                for (index, &bits) in (first..).zip(entries).filter(|(_, bits)| **bits != 0) {
-                    let mut entry = Stage1::from_bits(bits);
-                    if upcoming == Some(index) {
-                        entry = self.take(entry);
-                        upcoming = self.upcoming(frame);
-                    }
-                    let va = base.get() + index as u64 * bytes;
-                    if !entry.is_valid() || rule.except.contains(va) {
-                        continue;
-                    }
-                    if entry.is_table(level) {
-                        self.check(entry.mfn(), level + 1, Vaddr::new(va), rule)?;
-                        upcoming = self.upcoming(frame);
-                        continue;
-                    }
-                    if entry.mfn().get() != next {
-                        rule.leaves(&run)?;
-                        run = Extent::new(entry.mfn(), 0);
-                        next = entry.mfn().get();
-                    }
-                    run.pages += pages;
-                    next += pages;
-                }
-            }
-            rule.leaves(&run)
+    fn check(&mut self, place: Place, rule: &Rule) -> Result<(), Error> {
+        let tables = self.tables;
+        tables.with(place.frame, move |entries| {
+            self.entries(place, entries, rule)
         })
     }
+
+    fn entries(
+        &mut self,
+        place: Place,
+        entries: &[u64; ENTRIES],
+        rule: &Rule,
+    ) -> Result<(), Error> {
+        let (level, pages) = (place.level, level_pages(place.level));
+        let mut run = Extent::new(Mfn::new(0), 0);
+        let mut upcoming = self.upcoming(place.frame);
+        let mut next = 0;
+        while let Some(&bits) = entries.get(next) {
+            let index = next;
+            next += 1;
+            // An edit of an empty entry is left over, and found at the end.
+            if bits == 0 {
+                next += zeroes(&entries[next..]);
+                continue;
+            }
+            let changes = upcoming == index;
+            let mut entry = Stage1::from_bits(bits);
+            if changes {
+                entry = self.take(entry);
+                upcoming = self.upcoming(place.frame);
+            }
+            let va = place.address(index);
+            if !entry.is_valid() || rule.except.contains(va.get()) {
+                continue;
+            }
+            if entry.is_table(level) {
+                let below = Place {
+                    frame: entry.mfn(),
+                    level: level + 1,
+                    base: va,
+                };
+                self.check(below, rule)?;
+                upcoming = self.upcoming(place.frame);
+                continue;
+            }
+            if entry.mfn().get() != run.end() {
+                rule.leaves(&run)?;
+                run = Extent::new(entry.mfn(), 0);
+            }
+            run.pages += pages;
+            if changes {
+                continue;
+            }
+            // Entries that go on like this one, up to the next that changes.
+            let alike = rule.except.alike(va.get()).div_ceil(pages);
+            let until = upcoming.min(index.saturating_add(alike as usize));
+            let (mut expected, step) = (bits, level_bytes(level));
+            while next < until {
+                expected += step;
+                if entries[next] != expected || Stage1::from_bits(expected).mfn().get() == 0 {
+                    break;
+                }
+                next += 1;
+            }
+            run.pages += (next - index - 1) as u64 * pages;
+        }
+        rule.leaves(&run)
+    }
+}
+
+/// How many entries at the front mean nothing, in groups.
+#[inline(always)]
+fn zeroes(entries: &[u64]) -> usize {
+    let (groups, _) = entries.as_chunks::<8>();
+    groups.iter().take_while(|group| empty(*group)).count() * 8
 }
 
 /// A run of addresses.
@@ -574,7 +613,7 @@ impl Rule<'_> {
 /// be of entries that are in use, in the order of addresses, each once.
 pub fn verify<T: Tables>(tables: &T, root: Mfn, edits: &[Edit], rule: &Rule) -> Result<(), Error> {
     let mut edited = Edited { tables, edits };
-    edited.check(root, 0, Vaddr::new(0), rule)?;
+    edited.check(Place::root(root), rule)?;
     match edited.edits {
         [] => Ok(()),
         [edit, ..] => Err(Error::Misplaced(edit.table)),

@@ -16,8 +16,13 @@ pub trait Tables {
 
 /// Write access to translation tables.
 pub trait TablesMut: Tables {
-    /// Writes one entry. No barrier, no TLB maintenance.
-    fn write(&self, frame: Mfn, index: usize, bits: u64);
+    /// Writes entries of one table, by index. No barrier, no TLB maintenance.
+    fn write_all(&self, frame: Mfn, entries: impl Iterator<Item = (usize, u64)>);
+
+    /// Writes one entry, likewise.
+    fn write(&self, frame: Mfn, index: usize, bits: u64) {
+        self.write_all(frame, core::iter::once((index, bits)));
+    }
 }
 
 /// Calls `visit` for every table of the stage 1 below the level-0 table in
@@ -34,9 +39,10 @@ pub fn each_table<T: Tables, E>(
 const GROUP: usize = 16;
 const_assert!(ENTRIES.is_multiple_of(GROUP));
 
-/// Whether one of the entries means anything.
-fn used(group: &[u64]) -> bool {
-    group.iter().fold(0, |all, bits| all | bits) != 0
+/// Whether none of the entries means anything.
+#[inline(always)]
+pub fn empty(group: &[u64]) -> bool {
+    group.iter().fold(0, |all, bits| all | bits) == 0
 }
 
 fn below<T: Tables, E>(
@@ -52,7 +58,7 @@ fn below<T: Tables, E>(
     }
     tables.with(frame, |entries| {
         // Most of what is above the leaves is empty.
-        for group in entries.chunks_exact(GROUP).filter(|group| used(group)) {
+        for group in entries.chunks_exact(GROUP).filter(|group| !empty(group)) {
             let entries = group.iter().map(|&bits| Stage1::from_bits(bits));
             for entry in entries.filter(|entry| entry.is_table(level)) {
                 below(tables, entry.mfn(), level + 1, visit)?;

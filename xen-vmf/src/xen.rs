@@ -210,11 +210,14 @@ impl Tables for Xen {
 }
 
 impl TablesMut for Xen {
-    fn write(&self, frame: Mfn, index: usize, bits: u64) {
-        assert!(index < ENTRIES);
+    fn write_all(&self, frame: Mfn, entries: impl Iterator<Item = (usize, u64)>) {
         let mapped = Mapped::new(frame);
-        // SAFETY: in range, and aligned as `mapped` is a page.
-        unsafe { mapped.entries().add(index).write_volatile(bits) }
+        let table = mapped.entries();
+        for (index, bits) in entries {
+            assert!(index < ENTRIES);
+            // SAFETY: in range, and aligned as `mapped` is a page.
+            unsafe { table.add(index).write_volatile(bits) }
+        }
     }
 }
 

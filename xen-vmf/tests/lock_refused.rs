@@ -5,6 +5,7 @@ mod model;
 
 use model::machine::{S2_RAM, Sim};
 use model::{IMAGE, Op, RAM, STATIC, frames};
+use std::cell::Cell;
 use xen_vmf::error::Error;
 use xen_vmf::fuse;
 use xen_vmf::machine::DomainFlags;
@@ -166,20 +167,28 @@ fn an_unknown_stage_2_type_is_not_taken_for_something_else() {
     assert_eq!(fuse::stray_leaves(&sim), Err(Error::Unsound));
 }
 
+/// Runs `race` with other frames at each rendezvous: each time with as many as there
+/// is no room for.
+fn at_each_stop(sim: &Sim, race: fn(&Sim, &mut dyn Iterator<Item = u64>)) {
+    let stop = Cell::new(0);
+    *sim.before_stop.borrow_mut() = Some(Box::new(move |s| {
+        let first = 0x58000 + 0x400 * stop.get();
+        stop.set(stop.get() + 1);
+        race(s, &mut (first..first + 0x400).step_by(2));
+    }));
+}
+
 #[test]
-fn domains_that_change_between_dry_run_and_rendezvous() {
-    // Far more runs of protected pages than there is room for.
+fn domains_that_do_not_stand_still() {
     for all in [false, true] {
         let sim = ready(all);
-        *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
-            let more = (0..200).map(|i| 0x58000 + 2 * i);
-            s.change(1, |d| d.pages.extend(more));
-        }));
+        at_each_stop(&sim, |s, frames| s.change(1, |d| d.pages.extend(frames)));
+        sim.memory.ops.borrow_mut().clear();
         refused(&sim, Error::Again);
+        let stops = |sim: &Sim| sim.ops().iter().filter(|op| **op == Op::Stop).count();
+        assert_eq!(stops(&sim), 2);
         let sim = ready(all);
-        *sim.before_stop.borrow_mut() = Some(Box::new(|s| {
-            (0..200).for_each(|i| s.own(5, 0x58000 + 2 * i..0x58001 + 2 * i));
-        }));
+        at_each_stop(&sim, |s, frames| frames.for_each(|f| s.own(5, f..f + 1)));
         let result = fuse::lock(&sim, Seal::None, &mut |_, _| ());
         assert_eq!(result.err(), Some(Error::Again));
         assert!(sim.buffers.borrow().is_empty());

@@ -5,6 +5,7 @@ mod model;
 
 use model::machine::Sim;
 use model::{Op, dm};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use xen_vmf::addr::Mfn;
 use xen_vmf::error::Error;
@@ -139,21 +140,39 @@ fn no_memory_at_any_allocation() {
     }
 }
 
+/// At each of the next `stops` rendezvous, domain 1 gets `count` more pages, `step`
+/// frames apart.
+fn grow(sim: &Sim, stops: u64, step: u64, count: u64) {
+    let stop = Cell::new(0);
+    *sim.before_stop.borrow_mut() = Some(Box::new(move |s| {
+        let before = stop.get();
+        stop.set(before + 1);
+        if before < stops {
+            let more = (before * count..).take(count as usize);
+            s.change(1, |d| d.pages.extend(more.map(|i| 0x58000 + i * step)));
+        }
+    }));
+}
+
 #[test]
-fn pages_that_come_between_dry_run_and_rendezvous() {
-    // Few fit into the slack, and leave as well.
-    let sim = Sim::new(true);
-    *sim.before_stop.borrow_mut() = Some(Box::new(|s| s.change(1, |d| d.pages.push(0x58000))));
-    fuse::protect(&sim, 1).expect("protected");
-    assert!(!sim.memory.reaches(0x58000));
-    // Many do not: more runs, more edits or more tables than there is room.
-    for (step, count) in [(2, 200), (512, 8)] {
+fn pages_that_come_before_the_rendezvous() {
+    // Few fit into the room that there is, and leave as well. More runs, edits
+    // or tables than that are counted, and leave at the next one.
+    for (step, count, stops) in [(1, 1, [1, 1]), (2, 400, [2, 2]), (512, 12, [1, 2])] {
+        for (all, stops) in [false, true].into_iter().zip(stops) {
+            let sim = Sim::new(all);
+            grow(&sim, 1, step, count);
+            fuse::protect(&sim, 1).expect("protected");
+            let seen = sim.ops().iter().filter(|op| **op == Op::Stop).count();
+            assert_eq!(seen, stops, "{count} pages, directmap {all}");
+            assert!((0..count).all(|i| !sim.memory.reaches(0x58000 + i * step)));
+            assert!(sim.buffers.borrow().is_empty(), "a list is leaked");
+        }
+    }
+    // If that many come again, somebody does not stand still.
+    for (step, count) in [(2, 400), (512, 12)] {
         let sim = Sim::new(true);
-        *sim.before_stop.borrow_mut() = Some(Box::new(move |s| {
-            s.change(1, |d| {
-                d.pages.extend((0..count).map(|i| 0x58000 + i * step))
-            });
-        }));
+        grow(&sim, 2, step, count);
         refused(&sim, 1, Error::Again);
     }
 }

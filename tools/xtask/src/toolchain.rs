@@ -345,7 +345,7 @@ mod tests {
     fn a_compiler_that_is_too_old_does_not_count() {
         let machine = machine(
             rust("/rustup", "1.95.0", &[], false),
-            Some(rust("/usr/bin", "1.87.0", &[BARE_METAL], true)),
+            Some(rust("/usr/bin", "1.88.0", &[BARE_METAL], true)),
         );
         let error = choose(&machine, BARE_METAL).unwrap_err().to_string();
         assert!(error.contains("rustup target add"), "{error}");

@@ -1,7 +1,8 @@
 //! What is true of the machine's frames now: the facts that a plan rests on.
 //!
-//! [`Needs::count`] and [`Facts::gather`] look at the same things in the same
-//! order; the first runs before the rendezvous, the second inside.
+//! [`Facts::gather`] runs inside the rendezvous, with the room that there is. Where
+//! that does not suffice, [`Needs::count`] looks at the same things in the same
+//! order, for the next try.
 
 use super::{RunCounter, domains, owned};
 use crate::addr::Mfn;
@@ -24,6 +25,14 @@ pub struct Needs {
 }
 
 impl Needs {
+    /// What suffices where memory lies in few pieces: each list has a page.
+    const USUAL: Self = Self {
+        tables: 200,
+        protected: 200,
+        unprotected: 200,
+        snapshot: 128,
+    };
+
     /// Counts what [`Facts::gather`] would find.
     pub fn count<M: Machine>(machine: &M) -> Result<Self, Error> {
         let mut tables = RunCounter::default();
@@ -95,6 +104,19 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// Allocates what usually suffices.
+    pub fn usual<M: Machine>(machine: &M) -> Result<Self, Error> {
+        Self::new(machine, Needs::USUAL)
+    }
+
+    /// Allocates as much as is needed, in the place of what there is.
+    pub fn recount<M: Machine>(&mut self, machine: &M) -> Result<(), Error> {
+        let needs = Needs::count(machine)?;
+        core::mem::take(self).free(machine);
+        *self = Self::new(machine, needs)?;
+        Ok(())
+    }
+
     /// Allocates what `needs` asks for, and a little more.
     pub fn new<M: Machine>(machine: &M, needs: Needs) -> Result<Self, Error> {
         let mut storage = Self::default();

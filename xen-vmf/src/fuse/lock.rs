@@ -3,6 +3,7 @@
 //! code that could undo the lock is not on it.
 
 use super::collect::{Facts, Needs, Share, Storage};
+use super::room::Room;
 use super::selfcheck::Check;
 use super::{domains, preflight_machine, windows_idle};
 use crate::addr::{Mfn, PAGE_SHIFT, Vaddr};
@@ -11,7 +12,7 @@ use crate::commit;
 use crate::error::Error;
 use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, DomainFlags, Machine};
-use crate::plan::{self, Count, Edit, Record, Rule, Tally};
+use crate::plan::{self, Count, Record, Rule, Tally};
 use crate::policy::{Layout, Lock, Seal};
 use crate::share;
 use crate::stage2::{self, GuestExtent};
@@ -68,15 +69,22 @@ pub fn lock<M: Machine>(
 
     let mut storage = Storage::default();
     let mut mapped = Buffer::default();
-    let mut work = Work::default();
-    let result = retain(machine, &mut storage, &mut mapped)
-        .and_then(|()| work.prepare(machine, seal, &mut storage))
-        .and_then(|()| settle(machine))
-        .and_then(|()| {
-            let (numbers, facts) = stopped(machine, seal, &mut storage, &mut work, share)?;
-            check(machine, seal, &facts, work.linked());
-            Ok(numbers)
-        });
+    let mut room = Room::default();
+    let result = retain(machine, &mut storage, &mut mapped).and_then(|()| {
+        room = Room::usual(machine)?;
+        settle(machine)?;
+        match attempt(machine, seal, &mut storage, &mut room, share) {
+            // It may have been room that was missing.
+            Err(Error::Again) => {
+                storage.recount(machine)?;
+                let count = count(machine, seal, &mut storage)?;
+                core::mem::take(&mut room).free(machine);
+                room = Room::counted(machine, &count)?;
+                attempt(machine, seal, &mut storage, &mut room, share)
+            }
+            done => done,
+        }
+    });
     let result = match result {
         Ok(numbers) => {
             numbers.report(machine.now() - start);
@@ -92,7 +100,7 @@ pub fn lock<M: Machine>(
         }
     };
     mapped.free(machine);
-    work.free(machine);
+    room.free(machine);
     result
 }
 
@@ -123,19 +131,39 @@ impl Numbers {
     }
 }
 
+/// One rendezvous, and the self-check after it. [`Error::Again`] if there was too
+/// little room; then nothing has happened.
+fn attempt<M: Machine>(
+    machine: &M,
+    seal: Seal,
+    storage: &mut Storage,
+    room: &mut Room,
+    share: &mut dyn FnMut(&Domain, Share),
+) -> Result<Numbers, Error> {
+    let (numbers, facts) = stopped(machine, seal, storage, room, share)?;
+    check(machine, seal, &facts, room.linked());
+    Ok(numbers)
+}
+
 /// Maps RAM of unprotected domains at its address in the directmap, where it
 /// is not there yet, so that it can stay. Tables may be allocated here, so
-/// this comes before they are counted.
+/// this comes before they are looked for.
 fn retain<M: Machine>(
     machine: &M,
     storage: &mut Storage,
     mapped: &mut Buffer<Extent>,
 ) -> Result<(), Error> {
-    *storage = Storage::new(machine, Needs::count(machine)?)?;
+    *storage = Storage::usual(machine)?;
     if machine.directmap_all() {
         return retain_shares(machine, mapped);
     }
-    let reached = Facts::reached(machine, storage)?;
+    let reached = match Facts::reached(machine, storage) {
+        Err(Error::Again) => {
+            storage.recount(machine)?;
+            Facts::reached(machine, storage)?
+        }
+        done => done?,
+    };
     let wanted = reached.extents();
     *mapped = Buffer::new(machine, wanted.len())?;
     for (done, &extent) in mapped.items().iter_mut().zip(wanted) {
@@ -176,73 +204,14 @@ fn release<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) {
     }
 }
 
-/// Working storage of the plan.
-#[derive(Debug, Default)]
-struct Work {
-    edits: Buffer<Edit>,
-    spare: Buffer<Mfn>,
-    /// How many of `spare`, from the front, are still unused.
-    tables: usize,
-    /// How many after them the plan has linked.
-    linked: usize,
-}
-
-impl Work {
-    fn prepare<M: Machine>(
-        &mut self,
-        machine: &M,
-        seal: Seal,
-        storage: &mut Storage,
-    ) -> Result<(), Error> {
-        let mut count = Count::default();
-        match dry_run(machine, seal, storage, &mut count) {
-            // The tables that `retain` allocated are not in the first count.
-            Err(Error::Again) => {
-                let needs = Needs::count(machine)?;
-                core::mem::take(storage).free(machine);
-                *storage = Storage::new(machine, needs)?;
-                count = Count::default();
-                dry_run(machine, seal, storage, &mut count)?;
-            }
-            done => done?,
-        }
-        self.edits = Buffer::new(machine, count.edits + count.edits / 8 + 64)?;
-        // Tables allocated here are tables too, but nothing maps them at
-        // first: they are judged when they are linked.
-        let tables = count.tables + count.tables / 8 + 4;
-        self.spare = Buffer::new(machine, tables)?;
-        for slot in self.spare.items() {
-            *slot = machine.alloc_table().ok_or(Error::NoMemory)?;
-            self.tables += 1;
-        }
-        Ok(())
-    }
-
-    /// The tables that the plan has linked.
-    fn linked(&mut self) -> &[Mfn] {
-        &self.spare.items()[self.tables..][..self.linked]
-    }
-
-    fn free<M: Machine>(mut self, machine: &M) {
-        for &table in &self.spare.items()[..self.tables] {
-            machine.free_table(table);
-        }
-        self.edits.free(machine);
-        self.spare.free(machine);
-    }
-}
-
-/// Counts what the plan needs. [`Error::Again`] if the facts have no room.
-fn dry_run<M: Machine>(
-    machine: &M,
-    seal: Seal,
-    storage: &mut Storage,
-    count: &mut Count,
-) -> Result<(), Error> {
+/// How much the plan takes, by a dry run.
+fn count<M: Machine>(machine: &M, seal: Seal, storage: &mut Storage) -> Result<Count, Error> {
+    let mut count = Count::default();
     let facts = Facts::gather(machine, storage, &mut |_, _| ())?;
     let layout = machine.layout();
     let policy = policy(&layout, seal, &facts);
-    Ok(plan::plan(machine, machine.root(), &policy, count)?)
+    plan::plan(machine, machine.root(), &policy, &mut count)?;
+    Ok(count)
 }
 
 fn policy<'a>(layout: &'a Layout, seal: Seal, facts: &'a Facts) -> Lock<'a> {
@@ -274,7 +243,7 @@ fn stopped<'a, M: Machine>(
     machine: &M,
     seal: Seal,
     storage: &'a mut Storage,
-    work: &mut Work,
+    room: &mut Room,
     share: &mut dyn FnMut(&Domain, Share),
 ) -> Result<(Numbers, Facts<'a>), Error> {
     let mut storage = Some(storage);
@@ -294,7 +263,7 @@ fn stopped<'a, M: Machine>(
         if facts.stray_leaves != 0 {
             return Err(Error::SharedPages);
         }
-        let mut numbers = carry_out(machine, seal, &facts, work)?;
+        let mut numbers = carry_out(machine, seal, &facts, room)?;
         numbers.stopped_ns = machine.now() - start;
         outcome = Some((numbers, facts));
         Ok(())
@@ -306,12 +275,12 @@ fn carry_out<M: Machine>(
     machine: &M,
     seal: Seal,
     facts: &Facts,
-    work: &mut Work,
+    room: &mut Room,
 ) -> Result<Numbers, Error> {
     let layout = machine.layout();
     let root = machine.root();
-    let spare = &mut work.spare.items()[..work.tables];
-    let mut record = Record::new(machine, work.edits.items(), spare);
+    let (edits, spare) = room.parts();
+    let mut record = Record::new(machine, edits, spare);
     plan::plan(machine, root, &policy(&layout, seal, facts), &mut record)?;
     let (edits, used, tally) = record.finish();
 
@@ -335,10 +304,7 @@ fn carry_out<M: Machine>(
     machine.destroy_windows();
     machine.flush_all();
     state::set_locked(seal);
-    // The tables at the front of the list are in use now.
-    spare.rotate_left(used);
-    work.tables -= used;
-    work.linked = used;
+    room.link(used);
     let retained =
         facts.unprotected.pages() + layout.xenheap.pages + layout.in_image(&layout.image_frames)
             - text.pages();

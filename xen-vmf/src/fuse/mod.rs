@@ -5,10 +5,11 @@
 //! mappings of guest pages stand still but for what idle CPUs do.
 //!
 //! 1. [`preflight`]: what stands in the way is named and nothing is touched.
-//! 2. Working storage is allocated, sized by a dry run ([`collect`]).
-//! 3. Rendezvous: all other CPUs wait with IRQs masked. The dry run is done
-//!    again on what is true now, and becomes the plan. A plan that does not
-//!    fit, or does not pass its check, ends here and nothing has happened.
+//! 2. Working storage is allocated, as much as usually suffices.
+//! 3. Rendezvous: all other CPUs wait with IRQs masked. The facts are gathered
+//!    ([`collect`]) and the plan is made. A plan that does not pass its check ends
+//!    here and nothing has happened. One that does not fit does so once: a dry
+//!    run tells how much room it takes, and there is another rendezvous.
 //! 4. The plan is carried out ([`crate::commit`]); for the lock, the windows
 //!    go as well, this CPU's own last.
 //! 5. [`selfcheck`]: AT instructions on every CPU try the addresses that must
@@ -23,6 +24,7 @@ mod collect;
 mod lock;
 mod owned;
 mod protect;
+mod room;
 mod selfcheck;
 
 pub use lock::{lock, stray_leaves};

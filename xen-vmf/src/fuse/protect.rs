@@ -4,61 +4,61 @@
 //! have to go. With `directmap=yes` whole blocks are removed where all of a
 //! block is the domain's, and mixed blocks are split.
 
+use super::room::Room;
 use super::selfcheck::Check;
 use super::{domain, owned, preflight_domain, windows_idle};
-use crate::addr::Mfn;
 use crate::buffer::Buffer;
 use crate::commit;
 use crate::error::Error;
 use crate::extents::{Extent, FrameSet};
 use crate::machine::{Domain, Machine};
-use crate::plan::{self, Count, Edit, Record, Rule, Tally};
+use crate::plan::{self, Count, Record, Rule, Tally};
 use crate::policy::Unmap;
 use crate::share;
 use crate::state;
 use xen_vmf_abi as abi;
 
+/// Extents of memory that there is room for at first: a page of them.
+const EXTENTS: usize = 256;
+
 /// Working storage of one `protect`.
 #[derive(Debug, Default)]
 struct Work {
     frames: Buffer<Extent>,
-    edits: Buffer<Edit>,
-    spare: Buffer<Mfn>,
-    /// Tables in `spare`.
-    tables: usize,
+    /// None where domains are not in the directmap.
+    room: Room,
 }
 
 impl Work {
-    fn free<M: Machine>(mut self, machine: &M) {
-        for &table in &self.spare.items()[..self.tables] {
-            machine.free_table(table);
-        }
-        self.frames.free(machine);
-        self.edits.free(machine);
-        self.spare.free(machine);
-    }
-
-    /// Sizes everything by a dry run.
-    fn prepare<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
-        self.frames = Buffer::new(machine, owned::runs(machine, domain)? + 16)?;
-        if !machine.directmap_all() {
-            return Ok(());
-        }
-        let leaving = leaving(machine, domain, self.frames.items())?;
-        let mut count = Count::default();
-        let policy = Unmap {
-            layout: &machine.layout(),
-            leaving: &leaving,
-        };
-        plan::plan(machine, machine.root(), &policy, &mut count)?;
-        self.edits = Buffer::new(machine, count.edits + count.edits / 8 + 16)?;
-        let tables = count.tables + 4;
-        self.spare = Buffer::new(machine, tables)?;
-        for slot in self.spare.items() {
-            *slot = machine.alloc_table().ok_or(Error::NoMemory)?;
-            self.tables += 1;
+    /// As much as usually suffices.
+    fn usual<M: Machine>(&mut self, machine: &M) -> Result<(), Error> {
+        self.frames = Buffer::new(machine, EXTENTS)?;
+        if machine.directmap_all() {
+            self.room = Room::usual(machine)?;
         }
         Ok(())
+    }
+
+    /// As much as a dry run takes, and a little more, in the place of what there
+    /// is.
+    fn recount<M: Machine>(&mut self, machine: &M, domain: &Domain) -> Result<(), Error> {
+        core::mem::take(self).free(machine);
+        self.frames = Buffer::new(machine, owned::runs(machine, domain)? + 16)?;
+        if machine.directmap_all() {
+            let mut count = Count::default();
+            let policy = Unmap {
+                layout: &machine.layout(),
+                leaving: &leaving(machine, domain, self.frames.items())?,
+            };
+            plan::plan(machine, machine.root(), &policy, &mut count)?;
+            self.room = Room::counted(machine, &count)?;
+        }
+        Ok(())
+    }
+
+    fn free<M: Machine>(self, machine: &M) {
+        self.frames.free(machine);
+        self.room.free(machine);
     }
 }
 
@@ -83,9 +83,16 @@ pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
     preflight_domain(machine, &domain)?;
 
     let mut work = Work::default();
-    let result = work
-        .prepare(machine, &domain)
-        .and_then(|()| stopped(machine, &domain, &mut work));
+    let result = work.usual(machine).and_then(|()| {
+        match stopped(machine, &domain, &mut work) {
+            // It may have been room that was missing.
+            Err(Error::Again) => {
+                work.recount(machine, &domain)?;
+                stopped(machine, &domain, &mut work)
+            }
+            done => done,
+        }
+    });
     if let Ok((tally, extents)) = &result {
         check(machine, &domain, &work.frames.items()[..*extents]);
         state::count(abi::XENVMF_counter_leaves_removed, tally.leaves);
@@ -106,12 +113,7 @@ fn stopped<M: Machine>(
     work: &mut Work,
 ) -> Result<(Tally, usize), Error> {
     let mut done = Default::default();
-    let Work {
-        frames,
-        edits,
-        spare,
-        tables,
-    } = work;
+    let Work { frames, room } = work;
     machine.rendezvous(&mut |machine| {
         // First what is shared: what stands in the way is judged by it.
         machine.keep_shares(domain, &share::true_ones(machine, domain)?);
@@ -123,7 +125,7 @@ fn stopped<M: Machine>(
             return Err(Error::SharedPages);
         }
         let tally = if machine.directmap_all() {
-            remove(machine, &frames, edits.items(), spare.items(), tables)?
+            remove(machine, &frames, room)?
         } else {
             Tally::default()
         };
@@ -136,27 +138,18 @@ fn stopped<M: Machine>(
     Ok(done)
 }
 
-/// Takes `leaving` out of the directmap. Of `spare`, the first `tables` are
-/// unused, before and after.
-fn remove<M: Machine>(
-    machine: &M,
-    leaving: &FrameSet,
-    edits: &mut [Edit],
-    spare: &mut [Mfn],
-    tables: &mut usize,
-) -> Result<Tally, Error> {
+/// Takes `leaving` out of the directmap.
+fn remove<M: Machine>(machine: &M, leaving: &FrameSet, room: &mut Room) -> Result<Tally, Error> {
     let layout = machine.layout();
     let root = machine.root();
     let policy = Unmap {
         layout: &layout,
         leaving,
     };
-    let spare = &mut spare[..*tables];
-    let (edits, used, tally) = {
-        let mut record = Record::new(machine, edits, spare);
-        plan::plan(machine, root, &policy, &mut record)?;
-        record.finish()
-    };
+    let (edits, spare) = room.parts();
+    let mut record = Record::new(machine, edits, spare);
+    plan::plan(machine, root, &policy, &mut record)?;
+    let (edits, used, tally) = record.finish();
     let rule = Rule {
         forbidden: &[leaving],
         except: layout.windows,
@@ -164,9 +157,7 @@ fn remove<M: Machine>(
     plan::verify(machine, root, edits, &rule)?;
     commit::check(edits, &[layout.image, layout.xenheap_va, layout.frametable])?;
     commit::commit(machine, edits);
-    // The tables at the front of the list are in use now.
-    spare.rotate_left(used);
-    *tables -= used;
+    room.link(used);
     Ok(tally)
 }
 

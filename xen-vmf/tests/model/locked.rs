@@ -10,11 +10,15 @@ use xen_vmf::policy::Seal;
 use xen_vmf::snapshot;
 use xen_vmf_abi as abi;
 
+/// [`check`] for the usual machine.
+pub fn lock_and_check(all: bool, seal: Seal) {
+    check(&Sim::new(all), seal);
+}
+
 /// Locks a machine, sealing it so far, and checks everything. A refusal on the
 /// way does not spoil the next attempt. Being locked is a state of the
 /// process, so each test program can do it once.
-pub fn lock_and_check(all: bool, seal: Seal) {
-    let sim = &Sim::new(all);
+pub fn check(sim: &Sim, seal: Seal) {
     fuse::protect(sim, 1).expect("protected");
     sim.freeze_fails.set(true);
     let before = sim.picture();

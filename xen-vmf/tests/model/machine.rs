@@ -330,8 +330,8 @@ impl Tables for Sim {
 }
 
 impl TablesMut for Sim {
-    fn write(&self, frame: Mfn, index: usize, bits: u64) {
-        TablesMut::write(&self.memory, frame, index, bits);
+    fn write_all(&self, frame: Mfn, entries: impl Iterator<Item = (usize, u64)>) {
+        self.memory.write_all(frame, entries);
     }
 }
 

@@ -334,8 +334,10 @@ impl xen_vmf::walk::Tables for Memory {
 }
 
 impl xen_vmf::walk::TablesMut for Memory {
-    fn write(&self, frame: Mfn, index: usize, bits: u64) {
-        Memory::write(self, frame.get(), index, bits);
+    fn write_all(&self, frame: Mfn, entries: impl Iterator<Item = (usize, u64)>) {
+        for (index, bits) in entries {
+            Memory::write(self, frame.get(), index, bits);
+        }
     }
 }
 

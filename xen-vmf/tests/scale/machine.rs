@@ -387,9 +387,11 @@ impl Tables for Large {
 }
 
 impl TablesMut for Large {
-    fn write(&self, frame: Mfn, index: usize, bits: u64) {
-        self.count(|work| work.written += 1);
-        self.put(frame.get(), index, bits);
+    fn write_all(&self, frame: Mfn, entries: impl Iterator<Item = (usize, u64)>) {
+        for (index, bits) in entries {
+            self.count(|work| work.written += 1);
+            self.put(frame.get(), index, bits);
+        }
     }
 }
 
