@@ -73,11 +73,13 @@ fn by_stage2<M: Machine>(
             without(Extent::new(leaf.mfn, leaf.pages), &shares, &mut |pages| {
                 full = full.and_then(|()| set.push(pages));
             });
-            full.is_ok() && machine.owns(&domain, leaf.mfn)
+            machine.owns(&domain, leaf.mfn)
         });
         if !owned || pages != machine.owned_pages(&domain) {
             return Ok(false);
         }
+        // The list says the same, page by page.
+        full?;
         private += pages - shares.pages();
     }
     set.normalise();
