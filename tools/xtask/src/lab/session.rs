@@ -21,9 +21,9 @@ use super::tlbi::{Counted, Marks};
 use super::touch::{Places, Reached};
 
 /// How long a command in dom0 may take unless it says otherwise.
-pub const COMMAND: Duration = Duration::from_secs(40);
+pub const COMMAND: Duration = Duration::from_secs(120);
 /// How long a heartbeat may be absent.
-pub const HEARTBEAT: Duration = Duration::from_secs(40);
+pub const HEARTBEAT: Duration = Duration::from_secs(120);
 /// How long dom0 may take to its prompt.
 pub const BOOT: Duration = Duration::from_secs(240);
 

@@ -65,7 +65,7 @@ const WATCHED_FIRST: u16 = 6;
 /// Pages of a canary of 32 MiB.
 const PAGES: u64 = 32 * 256;
 /// How long `xl list` may take to show an end.
-const SEEN: Duration = Duration::from_secs(40);
+const SEEN: Duration = Duration::from_secs(120);
 
 fn seed(id: u16) -> u64 {
     0xe4d0 + u64::from(id)

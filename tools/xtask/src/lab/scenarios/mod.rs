@@ -130,7 +130,7 @@ const LINUX: u16 = 1;
 /// The bare-metal canary of the `test` profile.
 const CANARY: u16 = 2;
 /// How long a guest may take to do what it was told.
-const ACTION: Duration = Duration::from_secs(40);
+const ACTION: Duration = Duration::from_secs(120);
 
 impl Group {
     /// Names of the tests, as they are recorded.
