@@ -26,8 +26,11 @@ pub enum Error {
     Done,
     /// The machine is locked.
     Locked,
-    /// CPUs are offline, or the machine changed while the plan was made.
+    /// CPUs are offline, or one holds a mapping of its window.
     Again,
+    /// There was too little room for the lists or the plan. That happens with the
+    /// machine stopped; a command tries once more with as much as it needs.
+    Room,
     /// Somebody else holds pages of the domain.
     SharedPages,
     /// Xen has mapped pages of the domain for a PV interface.
@@ -71,7 +74,7 @@ impl Error {
             Error::ControlDomain => 95,
             Error::Done => 17,
             Error::Locked => 30,
-            Error::Again => 11,
+            Error::Again | Error::Room => 11,
             Error::SharedPages => 31,
             Error::PvPages => 98,
             Error::Its => 18,
@@ -91,16 +94,15 @@ impl Error {
 }
 
 impl From<Full> for Error {
-    /// A list that was long enough a moment ago is not any more.
     fn from(_: Full) -> Self {
-        Error::Again
+        Error::Room
     }
 }
 
 impl From<plan::Error> for Error {
     fn from(error: plan::Error) -> Self {
         match error {
-            plan::Error::TooManyEdits | plan::Error::TooFewTables => Error::Again,
+            plan::Error::TooManyEdits | plan::Error::TooFewTables => Error::Room,
             plan::Error::Unsound(_) | plan::Error::Misplaced(_) => Error::Unsound,
         }
     }

@@ -85,6 +85,9 @@ impl<'a> FrameSet<'a> {
 
     /// Adds frames in any order; they may overlap what is there.
     /// [`FrameSet::normalise`] must run before the next query.
+    ///
+    /// Where there is no room at the end, what is there is merged. That has to
+    /// free a quarter of the room, or it would be done again and again.
     pub fn push(&mut self, extent: Extent) -> Result<(), Full> {
         if extent.pages == 0 {
             return Ok(());
@@ -97,6 +100,9 @@ impl<'a> FrameSet<'a> {
         }
         if self.len == self.storage.len() {
             self.normalise();
+            if (self.storage.len() - self.len) * 4 < self.storage.len() {
+                return Err(Full);
+            }
         }
         let slot = self.storage.get_mut(self.len).ok_or(Full)?;
         *slot = extent;

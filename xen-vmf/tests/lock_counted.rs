@@ -20,4 +20,7 @@ fn what_does_not_fit_is_counted_and_done_at_the_next_rendezvous() {
     let since = ops.iter().rposition(|op| *op == Op::FlushGuests);
     let stops = &ops[since.expect("settled")..freeze.expect("frozen")];
     assert_eq!(stops.iter().filter(|op| **op == Op::Stop).count(), 2);
+    // Both count as time that the machine stood still: one tick of the model each.
+    let stopped = xen_vmf::state::counter(xen_vmf_abi::XENVMF_counter_lock_stopped_ns);
+    assert_eq!(stopped, Some(2000));
 }

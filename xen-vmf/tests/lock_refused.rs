@@ -108,16 +108,40 @@ fn an_obstacle_that_comes_up_late_is_seen() {
 
 #[test]
 fn no_memory_at_any_allocation() {
-    for all in [false, true] {
-        // One that gets as far as the rendezvous, to count allocations.
-        let sim = ready(all);
-        sim.freeze_fails.set(true);
-        sim.asked.set(0);
-        refused(&sim, Error::TooManyDomains);
-        for n in 0..sim.asked.get() {
+    for (all, pieces) in [(false, 0), (true, 0), (false, 300), (true, 300)] {
+        let sim = || {
             let sim = ready(all);
+            (0..pieces).for_each(|i| sim.own(5, 0x58000 + 2 * i..0x58001 + 2 * i));
+            sim.freeze_fails.set(true);
             sim.asked.set(0);
+            sim
+        };
+        // One that gets as far as the rendezvous, to count allocations. What a
+        // refusal at one of them comes to, in the order of allocations:
+        let whole = sim();
+        refused(&whole, Error::TooManyDomains);
+        let mut results = Vec::new();
+        for n in 0..whole.asked.get() {
+            let sim = sim();
             sim.fail_at.set(Some(n));
+            let before = sim.picture();
+            let result = fuse::lock(&sim, Seal::None, &mut |_, _| ());
+            results.push(result.expect_err("freezing fails"));
+            assert!(before == sim.picture(), "allocation {n}");
+            assert!(sim.buffers.borrow().is_empty(), "allocation {n}");
+        }
+        let first = |why| results.iter().position(|result| *result == why);
+        // As much as is needed is tried where the usual is not there.
+        assert!(
+            results
+                .iter()
+                .all(|r| [Error::NoMemory, Error::TooManyDomains].contains(r))
+        );
+        assert!(first(Error::TooManyDomains).is_some() && first(Error::NoMemory).is_some());
+        // None of it is there: it is said.
+        for n in 0..3 {
+            let sim = sim();
+            sim.fail_from.set(Some(n));
             refused(&sim, Error::NoMemory);
         }
     }
@@ -184,13 +208,13 @@ fn domains_that_do_not_stand_still() {
         let sim = ready(all);
         at_each_stop(&sim, |s, frames| s.change(1, |d| d.pages.extend(frames)));
         sim.memory.ops.borrow_mut().clear();
-        refused(&sim, Error::Again);
+        refused(&sim, Error::Room);
         let stops = |sim: &Sim| sim.ops().iter().filter(|op| **op == Op::Stop).count();
         assert_eq!(stops(&sim), 2);
         let sim = ready(all);
         at_each_stop(&sim, |s, frames| frames.for_each(|f| s.own(5, f..f + 1)));
         let result = fuse::lock(&sim, Seal::None, &mut |_, _| ());
-        assert_eq!(result.err(), Some(Error::Again));
+        assert_eq!(result.err(), Some(Error::Room));
         assert!(sim.buffers.borrow().is_empty());
     }
 }

@@ -122,20 +122,35 @@ fn an_obstacle_that_comes_up_late_is_seen() {
 
 #[test]
 fn no_memory_at_any_allocation() {
-    for all in [false, true] {
-        let mut n = 0;
-        loop {
+    for (all, pieces) in [(false, 0), (true, 0), (false, 400), (true, 400)] {
+        let sim = || {
             let sim = Sim::new(all);
+            sim.change(1, |d| d.pages.extend((0..pieces).map(|i| 0x58000 + 2 * i)));
+            sim
+        };
+        let whole = sim();
+        fuse::protect(&whole, 1).expect("protected");
+        let asked = whole.asked.get();
+        // One that fails: as much as is needed is tried, or it is said.
+        for n in 0..asked {
+            let sim = sim();
             sim.fail_at.set(Some(n));
             let before = sim.picture();
-            let result = fuse::protect(&sim, 1);
-            if result.is_ok() {
-                assert!(n > 0 && n == sim.asked.get(), "every allocation was tried");
-                break;
+            match fuse::protect(&sim, 1) {
+                Ok(()) => assert!(sim.owned(1).iter().all(|mfn| !sim.memory.reaches(*mfn))),
+                Err(why) => {
+                    assert_eq!(why, Error::NoMemory, "allocation {n}");
+                    assert!(before == sim.picture(), "allocation {n}");
+                }
             }
-            assert_eq!(result, Err(Error::NoMemory), "allocation {n}");
-            assert!(before == sim.picture(), "allocation {n}");
-            n += 1;
+            assert!(sim.buffers.borrow().is_empty(), "a list is leaked");
+        }
+        // None from then on: it is said, at every one of them.
+        for n in 0..asked {
+            let sim = sim();
+            sim.fail_from.set(Some(n));
+            refused(&sim, 1, Error::NoMemory);
+            assert!(sim.buffers.borrow().is_empty(), "a list is leaked");
         }
     }
 }
@@ -173,7 +188,7 @@ fn pages_that_come_before_the_rendezvous() {
     for (step, count) in [(2, 400), (512, 12)] {
         let sim = Sim::new(true);
         grow(&sim, 2, step, count);
-        refused(&sim, 1, Error::Again);
+        refused(&sim, 1, Error::Room);
     }
 }
 

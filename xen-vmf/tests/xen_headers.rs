@@ -240,6 +240,8 @@ fn errors_are_the_numbers_of_public_errno_h() {
     }
     let numbers: std::collections::BTreeSet<i64> = all.iter().map(|(e, _)| e.errno()).collect();
     assert_eq!(numbers.len(), all.len(), "two errors share a number");
+    // For the caller there is no difference.
+    assert_eq!(Error::Room.errno(), Error::Again.errno());
 }
 
 #[test]

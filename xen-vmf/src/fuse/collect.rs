@@ -27,10 +27,10 @@ pub struct Needs {
 impl Needs {
     /// What suffices where memory lies in few pieces: each list has a page.
     const USUAL: Self = Self {
-        tables: 200,
-        protected: 200,
-        unprotected: 200,
-        snapshot: 128,
+        tables: 213,
+        protected: 213,
+        unprotected: 213,
+        snapshot: 100,
     };
 
     /// Counts what [`Facts::gather`] would find.
@@ -324,7 +324,7 @@ impl<'a> Facts<'a> {
     fn remember(&mut self, first: usize, extent: GuestExtent) -> Result<(), Error> {
         let storage = &mut self.snapshot[first..];
         let len = snapshot::append(storage, self.snapshot_len - first, extent);
-        self.snapshot_len = first + len.ok_or(Error::Again)?;
+        self.snapshot_len = first + len.ok_or(Error::Room)?;
         Ok(())
     }
 

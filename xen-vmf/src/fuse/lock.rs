@@ -34,7 +34,6 @@ struct Numbers {
     retained: u64,
     forbidden: u64,
     extents: u64,
-    stopped_ns: u64,
 }
 
 /// Locks the machine. On an error nothing that matters has changed: pages of
@@ -70,24 +69,30 @@ pub fn lock<M: Machine>(
     let mut storage = Storage::default();
     let mut mapped = Buffer::default();
     let mut room = Room::default();
+    let mut stopped_ns = 0;
     let result = retain(machine, &mut storage, &mut mapped).and_then(|()| {
-        room = Room::usual(machine)?;
         settle(machine)?;
-        match attempt(machine, seal, &mut storage, &mut room, share) {
-            // It may have been room that was missing.
-            Err(Error::Again) => {
+        let mut attempt = |storage: &mut _, room: &mut _| {
+            attempt(machine, seal, storage, room, share, &mut stopped_ns)
+        };
+        let usual = Room::usual(machine).and_then(|usual| {
+            room = usual;
+            attempt(&mut storage, &mut room)
+        });
+        match usual {
+            Err(Error::Room | Error::NoMemory) => {
                 storage.recount(machine)?;
                 let count = count(machine, seal, &mut storage)?;
                 core::mem::take(&mut room).free(machine);
                 room = Room::counted(machine, &count)?;
-                attempt(machine, seal, &mut storage, &mut room, share)
+                attempt(&mut storage, &mut room)
             }
             done => done,
         }
     });
     let result = match result {
         Ok(numbers) => {
-            numbers.report(machine.now() - start);
+            numbers.report(machine.now() - start, stopped_ns);
             let snapshot = storage.keep_snapshot(machine);
             Ok(Frozen {
                 snapshot: &snapshot[..numbers.extents as usize],
@@ -114,7 +119,7 @@ pub fn stray_leaves<M: Machine>(machine: &M) -> Result<u64, Error> {
 }
 
 impl Numbers {
-    fn report(&self, lock_ns: u64) {
+    fn report(&self, lock_ns: u64, stopped_ns: u64) {
         state::count(abi::XENVMF_counter_leaves_removed, self.tally.leaves);
         state::count(
             abi::XENVMF_counter_bytes_removed,
@@ -126,21 +131,22 @@ impl Numbers {
         state::count(abi::XENVMF_counter_retained_frames, self.retained);
         state::count(abi::XENVMF_counter_forbidden_frames, self.forbidden);
         state::count(abi::XENVMF_counter_snapshot_extents, self.extents);
-        state::count(abi::XENVMF_counter_lock_stopped_ns, self.stopped_ns);
+        state::count(abi::XENVMF_counter_lock_stopped_ns, stopped_ns);
         state::count(abi::XENVMF_counter_lock_ns, lock_ns);
     }
 }
 
-/// One rendezvous, and the self-check after it. [`Error::Again`] if there was too
-/// little room; then nothing has happened.
+/// One rendezvous, and the self-check after it. [`Error::Room`] if there was too
+/// little; then nothing has happened.
 fn attempt<M: Machine>(
     machine: &M,
     seal: Seal,
     storage: &mut Storage,
     room: &mut Room,
     share: &mut dyn FnMut(&Domain, Share),
+    stopped_ns: &mut u64,
 ) -> Result<Numbers, Error> {
-    let (numbers, facts) = stopped(machine, seal, storage, room, share)?;
+    let (numbers, facts) = stopped(machine, seal, storage, room, share, stopped_ns)?;
     check(machine, seal, &facts, room.linked());
     Ok(numbers)
 }
@@ -153,12 +159,15 @@ fn retain<M: Machine>(
     storage: &mut Storage,
     mapped: &mut Buffer<Extent>,
 ) -> Result<(), Error> {
-    *storage = Storage::usual(machine)?;
+    match Storage::usual(machine) {
+        Ok(usual) => *storage = usual,
+        Err(_) => storage.recount(machine)?,
+    }
     if machine.directmap_all() {
         return retain_shares(machine, mapped);
     }
     let reached = match Facts::reached(machine, storage) {
-        Err(Error::Again) => {
+        Err(Error::Room) => {
             storage.recount(machine)?;
             Facts::reached(machine, storage)?
         }
@@ -238,37 +247,50 @@ fn settle<M: Machine>(machine: &M) -> Result<(), Error> {
     }
 }
 
-/// The part with all CPUs stopped.
+/// The rendezvous; `stopped_ns` grows by how long it takes, whatever comes of it.
 fn stopped<'a, M: Machine>(
     machine: &M,
     seal: Seal,
     storage: &'a mut Storage,
     room: &mut Room,
     share: &mut dyn FnMut(&Domain, Share),
+    stopped_ns: &mut u64,
 ) -> Result<(Numbers, Facts<'a>), Error> {
     let mut storage = Some(storage);
     let mut outcome = None;
     machine.rendezvous(&mut |machine| {
         let start = machine.now();
-        preflight_machine(machine, seal)?;
-        windows_idle(machine)?;
-        for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED)) {
-            machine.keep_shares(&domain, &share::true_ones(machine, &domain)?);
-            if machine.obstacles(&domain, false).pv_pages != 0 {
-                return Err(Error::PvPages);
-            }
-        }
         let storage = storage.take().ok_or(Error::Again)?;
-        let facts = Facts::gather(machine, storage, share)?;
-        if facts.stray_leaves != 0 {
-            return Err(Error::SharedPages);
-        }
-        let mut numbers = carry_out(machine, seal, &facts, room)?;
-        numbers.stopped_ns = machine.now() - start;
-        outcome = Some((numbers, facts));
+        let done = with_cpus_stopped(machine, seal, storage, room, share);
+        *stopped_ns += machine.now() - start;
+        outcome = Some(done?);
         Ok(())
     })?;
     outcome.ok_or(Error::Again)
+}
+
+/// The part with all CPUs stopped.
+fn with_cpus_stopped<'a, M: Machine>(
+    machine: &M,
+    seal: Seal,
+    storage: &'a mut Storage,
+    room: &mut Room,
+    share: &mut dyn FnMut(&Domain, Share),
+) -> Result<(Numbers, Facts<'a>), Error> {
+    preflight_machine(machine, seal)?;
+    windows_idle(machine)?;
+    for domain in domains(machine).filter(|d| d.flags.contains(DomainFlags::PROTECTED)) {
+        machine.keep_shares(&domain, &share::true_ones(machine, &domain)?);
+        if machine.obstacles(&domain, false).pv_pages != 0 {
+            return Err(Error::PvPages);
+        }
+    }
+    let facts = Facts::gather(machine, storage, share)?;
+    if facts.stray_leaves != 0 {
+        return Err(Error::SharedPages);
+    }
+    let numbers = carry_out(machine, seal, &facts, room)?;
+    Ok((numbers, facts))
 }
 
 fn carry_out<M: Machine>(
@@ -314,7 +336,6 @@ fn carry_out<M: Machine>(
         retained,
         forbidden: facts.ram.pages().saturating_sub(retained),
         extents: facts.snapshot_extents() as u64,
-        stopped_ns: 0,
     })
 }
 

@@ -83,16 +83,14 @@ pub fn protect<M: Machine>(machine: &M, id: u16) -> Result<(), Error> {
     preflight_domain(machine, &domain)?;
 
     let mut work = Work::default();
-    let result = work.usual(machine).and_then(|()| {
-        match stopped(machine, &domain, &mut work) {
-            // It may have been room that was missing.
-            Err(Error::Again) => {
-                work.recount(machine, &domain)?;
-                stopped(machine, &domain, &mut work)
-            }
-            done => done,
-        }
-    });
+    let usual = work.usual(machine);
+    let usual = usual.and_then(|()| stopped(machine, &domain, &mut work));
+    let result = match usual {
+        Err(Error::Room | Error::NoMemory) => work
+            .recount(machine, &domain)
+            .and_then(|()| stopped(machine, &domain, &mut work)),
+        done => done,
+    };
     if let Ok((tally, extents)) = &result {
         check(machine, &domain, &work.frames.items()[..*extents]);
         state::count(abi::XENVMF_counter_leaves_removed, tally.leaves);

@@ -63,6 +63,8 @@ pub struct Sim {
     pub freeze_fails: Cell<bool>,
     /// The allocation that fails, counted from 0.
     pub fail_at: Cell<Option<usize>>,
+    /// The first of those that fail from then on.
+    pub fail_from: Cell<Option<usize>>,
     pub asked: Cell<usize>,
     pub buffers: RefCell<BTreeMap<usize, usize>>,
     pub spare: RefCell<BTreeSet<u64>>,
@@ -315,7 +317,7 @@ impl Sim {
         assert!(!self.stopped.get(), "an allocation in the rendezvous");
         let n = self.asked.get();
         self.asked.set(n + 1);
-        self.fail_at.get() != Some(n)
+        self.fail_at.get() != Some(n) && self.fail_from.get().is_none_or(|from| n < from)
     }
 
     pub fn ops(&self) -> Vec<Op> {

@@ -14,8 +14,8 @@
 //!   [`plot`] draws it, [`document`] writes both into `docs/`
 
 mod audit;
-mod blow;
-mod boot;
+pub mod blow;
+pub mod boot;
 mod demo;
 mod document;
 pub mod figure;
