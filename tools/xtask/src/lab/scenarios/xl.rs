@@ -53,8 +53,9 @@ const TOOL: u64 = 100;
 pub const OWN_SEED: u64 = 0xc0_ffee;
 /// Pages of every canary's pattern here.
 pub const PATTERN: usize = 512;
-/// MiB of dom0.
-const DOM0_MIB: u64 = 320;
+/// MiB of dom0, which Xen puts together from pieces of a power of two: of less than
+/// 128 it takes none that happens to lie below the first one, and gives up.
+const DOM0_MIB: u64 = 384;
 /// MiB of a canary.
 const CANARY_MIB: u64 = 32;
 
