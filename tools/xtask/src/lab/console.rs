@@ -190,25 +190,36 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
         .any(|window| window == needle)
 }
 
-/// What has arrived last, and how long ago: of a machine that hangs, it is all
+/// What each has said last, and how long ago: of a machine that hangs, it is all
 /// that there is to go by.
 fn last(seen: &Seen, now: Instant) -> String {
+    let ago = |at| now.saturating_duration_since(at).as_secs();
     let Some(at) = seen.last else {
         return "the serial line has brought nothing".to_owned();
     };
     let dom0 = seen.streams.dom0.lines().rev();
     let dom0 = dom0.map(str::trim).find(|line| !line.is_empty());
-    let xen = seen.streams.lines.iter().rev();
-    let xen = xen
-        .filter(|line| line.source == Source::Xen)
-        .map(|line| line.text.trim())
-        .find(|text| !text.is_empty());
-    format!(
-        "the last of it came {:.0} s ago, of dom0: {:?}, of Xen: {:?}",
-        now.saturating_duration_since(at).as_secs_f64(),
-        dom0.unwrap_or_default(),
-        xen.unwrap_or_default()
-    )
+    let mut said = format!(
+        "the last of it came {} s ago, of dom0: {:?}",
+        ago(at),
+        dom0.unwrap_or_default()
+    );
+    let mut told = Vec::new();
+    for line in seen.streams.lines.iter().rev() {
+        if !line.text.trim().is_empty() && !told.contains(&line.source) {
+            told.push(line.source);
+            let who = match line.source {
+                Source::Xen => "Xen".to_owned(),
+                Source::Domain(id) => format!("d{id}"),
+            };
+            said.push_str(&format!(
+                ", of {who} {} s ago: {:?}",
+                ago(line.at),
+                line.text.trim()
+            ));
+        }
+    }
+    said
 }
 
 /// The first crash report in what has arrived, as one line.
@@ -277,7 +288,7 @@ mod tests {
     fn waiting_ends_at_the_deadline_with_quiet_line() {
         let (console, mut machine) = console("deadline");
         machine
-            .write_all(b"up\n(XEN) one\nhalf a (XEN) two\nline\n")
+            .write_all(b"up\n(XEN) one\n(d1) beat\nhalf a (XEN) two\nline\n")
             .unwrap();
         let deadline = step(500);
         console
@@ -291,7 +302,9 @@ mod tests {
             .to_string();
         assert!(error.contains("test: not within"), "{error}");
         assert!(
-            error.contains("of dom0: \"half a line\", of Xen: \"two\""),
+            error.contains(
+                "of dom0: \"half a line\", of Xen 0 s ago: \"two\", of d1 0 s ago: \"beat\""
+            ),
             "{error}"
         );
         std::fs::remove_file(&console.log).unwrap();
