@@ -3,7 +3,7 @@
 use crate::addr::{ENTRIES, Gfn, Mfn, PAGE_SHIFT, level_pages};
 use crate::descriptor::stage2::{P2mType, Stage2};
 use crate::extents::Extent;
-use crate::walk::{Tables, TablesMut};
+use crate::walk::{Tables, TablesMut, tables_below};
 
 /// The root of a stage 2: `1 << order` concatenated tables at `level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,29 +84,9 @@ pub fn each_table<T: Tables, E>(
 ) -> Result<(), E> {
     for i in 0..1u64 << root.order {
         let frame = Mfn::new(root.frame.get() + i);
-        tables_below(tables, frame, root.level as u8, visit)?;
+        tables_below::<Stage2, T, E>(tables, frame, root.level as u8, visit)?;
     }
     Ok(())
-}
-
-fn tables_below<T: Tables, E>(
-    tables: &T,
-    frame: Mfn,
-    level: u8,
-    visit: &mut impl FnMut(Mfn) -> Result<(), E>,
-) -> Result<(), E> {
-    visit(frame)?;
-    if level == 3 {
-        return Ok(());
-    }
-    tables.with(frame, |entries| {
-        for entry in entries.iter().map(|&bits| Stage2::from_bits(bits)) {
-            if entry.is_table(level) && entry.is_present() {
-                tables_below(tables, entry.mfn(), level + 1, visit)?;
-            }
-        }
-        Ok(())
-    })
 }
 
 fn below<T: Tables, E>(

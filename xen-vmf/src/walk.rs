@@ -5,6 +5,7 @@
 //! tests it is an array.
 
 use crate::addr::{ENTRIES, Mfn};
+use crate::descriptor::Descriptor;
 use crate::descriptor::stage1::Stage1;
 use static_assertions::const_assert;
 
@@ -32,7 +33,7 @@ pub fn each_table<T: Tables, E>(
     root: Mfn,
     visit: &mut impl FnMut(Mfn) -> Result<(), E>,
 ) -> Result<(), E> {
-    below(tables, root, 0, visit)
+    tables_below::<Stage1, T, E>(tables, root, 0, visit)
 }
 
 /// Entries that are looked at together.
@@ -45,7 +46,9 @@ pub fn empty(group: &[u64]) -> bool {
     group.iter().fold(0, |all, bits| all | bits) == 0
 }
 
-fn below<T: Tables, E>(
+/// Calls `visit` for the table in `frame`, whose entries are of `level`, and
+/// for every one below it. Looks at no leaf, and stops at the first error.
+pub fn tables_below<D: Descriptor, T: Tables, E>(
     tables: &T,
     frame: Mfn,
     level: u8,
@@ -59,9 +62,8 @@ fn below<T: Tables, E>(
     tables.with(frame, |entries| {
         // Most of what is above the leaves is empty.
         for group in entries.chunks_exact(GROUP).filter(|group| !empty(group)) {
-            let entries = group.iter().map(|&bits| Stage1::from_bits(bits));
-            for entry in entries.filter(|entry| entry.is_table(level)) {
-                below(tables, entry.mfn(), level + 1, visit)?;
+            for next in group.iter().filter_map(|&bits| D::next_table(bits, level)) {
+                tables_below::<D, T, E>(tables, next, level + 1, visit)?;
             }
         }
         Ok(())

@@ -18,6 +18,15 @@
 pub mod stage1;
 pub mod stage2;
 
+use crate::addr::Mfn;
+
 /// Output address bits of a descriptor with the 4 KiB granule and 48-bit
 /// addresses: bits 47:12.
 pub const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
+
+/// What a walk asks of an entry, whichever the regime.
+pub trait Descriptor {
+    /// The table that an entry with these bits at `level` points to, if it
+    /// points to one.
+    fn next_table(bits: u64, level: u8) -> Option<Mfn>;
+}

@@ -1,6 +1,6 @@
 //! EL2 stage-1 descriptors, as Xen writes them (`mfn_to_xen_entry`).
 
-use super::ADDRESS_MASK;
+use super::{ADDRESS_MASK, Descriptor};
 use crate::addr::Mfn;
 use bitflags::bitflags;
 use static_assertions::const_assert_eq;
@@ -130,6 +130,13 @@ impl Stage1 {
         const PERMISSIONS: u64 =
             Attributes::READ_ONLY.bits() | Attributes::EXECUTE_NEVER.bits() | AF_AND_IGNORED;
         self.is_valid() && new.is_valid() && (self.0 ^ new.0) & !PERMISSIONS != 0
+    }
+}
+
+impl Descriptor for Stage1 {
+    fn next_table(bits: u64, level: u8) -> Option<Mfn> {
+        let entry = Self::from_bits(bits);
+        entry.is_table(level).then(|| entry.mfn())
     }
 }
 

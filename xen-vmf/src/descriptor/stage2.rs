@@ -4,7 +4,7 @@
 //! and set/way emulation clear it and restore it on the next fault. What says
 //! that an entry means something is its type, in the ignored bits 58:55.
 
-use super::ADDRESS_MASK;
+use super::{ADDRESS_MASK, Descriptor};
 use crate::addr::Mfn;
 
 /// Xen's `p2m_type_t` (`asm/p2m.h`), checked by `BUILD_BUG_ON` in the glue.
@@ -132,5 +132,12 @@ impl Stage2 {
     /// bits 54:53 as 0b10 (Arm ARM DDI 0487J.a, D8.4.5).
     pub const fn never_executed(self) -> Self {
         Self(self.0 & !(1 << 53) | 1 << 54)
+    }
+}
+
+impl Descriptor for Stage2 {
+    fn next_table(bits: u64, level: u8) -> Option<Mfn> {
+        let entry = Self::from_bits(bits);
+        (entry.is_present() && entry.is_table(level)).then(|| entry.mfn())
     }
 }
