@@ -65,6 +65,11 @@ impl Leaf {
         self.type_number() == 1
     }
 
+    /// Whether it is another domain's page (`p2m_map_foreign_rw`, `p2m_map_foreign_ro`).
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.type_number(), 6 | 7)
+    }
+
     /// The type in words.
     pub fn kind(&self) -> &'static str {
         match self.type_number() {
@@ -72,7 +77,7 @@ impl Leaf {
             1 => "ram",
             2 => "ram, read-only",
             3..=5 => "device",
-            6 | 7 => "foreign",
+            _ if self.is_foreign() => "foreign",
             8 | 9 => "grant",
             10 | 11 => "iommu",
             _ => "unknown",

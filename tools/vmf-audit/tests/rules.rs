@@ -447,3 +447,29 @@ fn what_is_set_up_in_another_way_is_refused() {
         );
     }
 }
+
+/// Another domain may have mapped a page that Xen names for one, if neither is protected.
+#[test]
+fn a_page_of_xens_own_as_a_foreign_page() {
+    let foreign = S2_RAM & !(0xf << 55) | 2 << 53 | 6 << 55;
+    let with = |named: u16, by: usize, bits: u64| {
+        let mut machine = Machine::locked();
+        machine.domain(2, false);
+        let page = OwnPage {
+            mfn: SPARE >> 12,
+            what: "shared info",
+        };
+        let domains = &mut machine.xen().domains;
+        let domain = domains.iter_mut().find(|d| d.id == named).unwrap();
+        domain.own_pages = vec![page];
+        machine.s2(by, 0, SPARE, 3, bits);
+        machine.check(Level::Lock)
+    };
+    assert_eq!(with(2, 0, foreign).verdict, Verdict::Holds);
+    assert_eq!(violated(&with(2, 0, S2_RAM)), ["L4"]);
+    assert_eq!(violated(&with(1, 0, foreign)), ["L4"]);
+    assert_eq!(violated(&with(2, 1, foreign)), ["L4"]);
+    let mut unnamed = Machine::locked();
+    unnamed.s2(0, 0, SPARE, 3, foreign);
+    assert_eq!(violated(&unnamed.check(Level::Lock)), ["L4"]);
+}

@@ -57,7 +57,8 @@ pub(super) fn table_mapped(audit: &Audit, found: &mut Findings) {
     );
 }
 
-/// Xen's private memory; a page of Xen's own may be seen by the domain that Xen names it for, and no other.
+/// Xen's private memory. A page of Xen's own may be seen by the domain that Xen names it for, and as a foreign page
+/// (`XENMEM_acquire_resource`) by another, if neither is protected: it is between the two and Xen, as without the fuse.
 pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
     if audit.found.as_ref().is_some_and(|f| f.xenheap.is_none()) {
         found.doubt(
@@ -69,11 +70,20 @@ pub(super) fn private_in_stage2(audit: &Audit, found: &mut Findings) {
             |f: &Frames, i: usize| matches!(f.owner(i), Owner::SeenBy(id) if Some(id) == stage2.id);
         let table = |f: &Frames, i: usize| f.owner(i).is_table();
         let image = |f: &Frames, i: usize| f.image(i) && !table(f, i);
+        let lent = |f: &Frames, i: usize| {
+            let protected = |id| audit.stage2.iter().any(|s| s.id == Some(id) && s.protected);
+            matches!(f.owner(i), Owner::SeenBy(id) if !stage2.protected && !protected(id))
+        };
         let private =
             |f: &Frames, i: usize| f.private(i) && !f.image(i) && !table(f, i) && !own(f, i);
+        let neither = |f: &Frames, i: usize| private(f, i) && !lent(f, i);
+        let foreign = |leaf: &stage2::Leaf| leaf.is_foreign();
+        let others = |leaf: &stage2::Leaf| !leaf.is_foreign();
         each_in_stage2(audit, stage2, table, "a translation table", found);
         each_in_stage2(audit, stage2, image, "Xen's image", found);
-        each_in_stage2(audit, stage2, private, "Xen's private memory", found);
+        let what = "Xen's private memory";
+        each_leaf_in_stage2(audit, stage2, others, private, what, found);
+        each_leaf_in_stage2(audit, stage2, foreign, neither, what, found);
     }
 }
 
