@@ -22,21 +22,12 @@ use xen_sys::{
 };
 use xen_vmf_abi::__HYPERVISOR_vmf_op;
 
+use crate::public::*;
+
 /// The calling domain (public/xen.h).
 pub const DOMID_SELF: u16 = 0x7ff0;
 /// No domain (public/xen.h).
 pub const DOMID_INVALID: u16 = 0x7ff4;
-
-const XENVER_VERSION: u64 = 0;
-const XENVER_EXTRAVERSION: u64 = 1;
-const XENVER_CHANGESET: u64 = 4;
-const XENVER_COMMANDLINE: u64 = 9;
-const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
-const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
-const XENMAPSPACE_GRANT_TABLE: u32 = 1;
-const HYPERVISOR_MULTICALL: u32 = 13;
-const HYPERVISOR_GRANT_TABLE_OP: u32 = 20;
-const GNTTABOP_COPY: u64 = 5;
 
 /// What a hypercall returned: a value, or a negative errno.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -309,7 +300,7 @@ pub fn multicall(entries: &mut [MulticallEntry]) -> Return {
     let pointer = entries.as_mut_ptr().expose_provenance() as u64;
     // SAFETY: Xen reads the entries and writes their results; the only ones
     // that can be made ignore their pointers.
-    unsafe { call2(HYPERVISOR_MULTICALL, pointer, entries.len() as u64) }
+    unsafe { raw(HYPERVISOR_MULTICALL, [pointer, entries.len() as u64, 0, 0]) }
 }
 
 /// One end of a `struct gnttab_copy`.
@@ -358,7 +349,7 @@ pub fn grant_copy(copy: &mut GrantCopy) -> Return {
     let pointer = (&raw mut *copy).expose_provenance() as u64;
     // SAFETY: Xen reads and writes the structure; it writes to a page that
     // Rust does not know of.
-    let result = unsafe { call3(HYPERVISOR_GRANT_TABLE_OP, GNTTABOP_COPY, pointer, 1) };
+    let result = unsafe { raw(HYPERVISOR_GRANT_TABLE_OP, [GNTTABOP_COPY, pointer, 1, 0]) };
     match result.0 {
         0 => Return(copy.status.into()),
         _ => result,

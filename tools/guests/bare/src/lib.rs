@@ -5,7 +5,8 @@
 //! * [`machine`]: what the device tree says; [`mmu`]: the identity map;
 //! * [`interrupt`]: a vCPU's own, and their handler;
 //! * [`clock`], [`console`], [`mmio`]: devices;
-//! * [`trap`]: exceptions; [`hypercall`], [`psci`]: calls of Xen.
+//! * [`trap`]: exceptions; [`hypercall`], [`psci`]: calls of Xen, by its
+//!   [`public`] numbers.
 #![no_std]
 
 pub mod boot;
@@ -17,4 +18,5 @@ pub mod machine;
 pub mod mmio;
 pub mod mmu;
 pub mod psci;
+pub mod public;
 pub mod trap;

@@ -16,6 +16,7 @@ use bare::hypercall::{self, DOMID_INVALID, DOMID_SELF};
 use bare::machine::Machine;
 use bare::mmu::{self, Kind};
 use bare::psci::{self, Conduit};
+use bare::public::GTF_PERMIT_ACCESS;
 use bare::say;
 use bare::trap::catch;
 
@@ -281,7 +282,6 @@ fn psci(conduit: Conduit, function: u64) -> u64 {
 }
 
 /// `grant_entry_v1_t`, permit access (public/grant_table.h).
-pub const GTF_PERMIT_ACCESS: u16 = 1;
 /// The first references are reserved (GNTTAB_NR_RESERVED_ENTRIES).
 const REFERENCE: u64 = 8;
 

@@ -8,18 +8,8 @@
 use core::ptr::from_mut;
 
 use bare::hypercall::{AddToPhysmap, DOMID_SELF, Return, domctl, memory_op};
+use bare::public::*;
 use bare::say;
-
-const XENMEM_DECREASE_RESERVATION: u64 = 1;
-const XENMEM_POPULATE_PHYSMAP: u64 = 6;
-const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
-const XENMEM_EXCHANGE: u64 = 11;
-const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
-const XENMEM_ADD_TO_PHYSMAP_BATCH: u64 = 23;
-const XENMAPSPACE_SHARED_INFO: u32 = 0;
-const XENMAPSPACE_GMFN_FOREIGN: u16 = 4;
-const DOMCTL_DESTROYDOMAIN: u32 = 2;
-const DOMCTL_INTERFACE_VERSION: u32 = 0x17;
 
 /// `struct xen_memory_reservation`.
 #[repr(C)]

@@ -20,22 +20,12 @@ use bare::clock::Clock;
 use bare::hypercall::{DOMID_SELF, Return};
 use bare::interrupt::EVENT;
 use bare::mmu::{self, Kind};
+use bare::public::*;
 use bare::say;
 use bare::trap::catch;
 
-use crate::actions::{GTF_PERMIT_ACCESS, Surroundings, grant_table};
-use crate::sharing::{
-    AREAS, ARRAY, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_SEND, GNTTABOP_COPY,
-    GRANT_TABLE_OP, LINKED, MEMORY_OP, PAGES, PENDING, Shared, VCPU_INFO,
-};
-
-const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
-const XENMAPSPACE_GRANT_TABLE: u64 = 1;
-const GNTTABOP_MAP_GRANT_REF: u64 = 0;
-const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;
-const GNTCOPY_SOURCE_GREF: u64 = 1;
-const GNTCOPY_DEST_GREF: u64 = 2;
-const GNTMAP_HOST_MAP: u64 = 2;
+use crate::actions::{Surroundings, grant_table};
+use crate::sharing::{AREAS, ARRAY, LINKED, PAGES, PENDING, Shared, VCPU_INFO};
 
 /// The page that others are granted.
 const WORDS: u64 = 1;
@@ -82,10 +72,10 @@ impl Peers {
             Peer::Table => {
                 let gfn = grant_table(around.machine) >> 12;
                 // domid, size; space; index; gfn
-                let space = u64::from(DOMID_SELF) | XENMAPSPACE_GRANT_TABLE << 32;
+                let space = u64::from(DOMID_SELF) | u64::from(XENMAPSPACE_GRANT_TABLE) << 32;
                 let mut request = [space, 0, gfn];
                 let rest = [XENMEM_ADD_TO_PHYSMAP, 0, 0, 0];
-                let result = shared.call(MEMORY_OP, 1, &mut request, rest);
+                let result = shared.call(HYPERVISOR_MEMORY_OP, 1, &mut request, rest);
                 say!("{name}: {result}");
             }
             Peer::Permit(domain, page) => self.permit(name, domain, page, around),
@@ -119,7 +109,7 @@ impl Peers {
                 // host address, bus address, handle and status
                 let mut request = [GRANTED, 0, u64::from(handle)];
                 let rest = [GNTTABOP_UNMAP_GRANT_REF, 0, 1, 0];
-                let result = shared.call(GRANT_TABLE_OP, 1, &mut request, rest);
+                let result = shared.call(HYPERVISOR_GRANT_TABLE_OP, 1, &mut request, rest);
                 let status = (request[2] >> 32) as i16;
                 say!("{name}: {result} status {status}");
             }
@@ -186,7 +176,7 @@ impl Peers {
             0,
         ];
         let rest = [GNTTABOP_MAP_GRANT_REF, 0, 1, 0];
-        let result = shared.call(GRANT_TABLE_OP, 1, &mut request, rest);
+        let result = shared.call(HYPERVISOR_GRANT_TABLE_OP, 1, &mut request, rest);
         let status = (request[2] >> 16) as i16;
         if result.0 == 0 && status == 0 {
             self.mapped.set(Some((request[2] >> 32) as u32));
@@ -218,7 +208,12 @@ fn word(name: &str, address: u64, value: Option<u64>) {
 /// Copies 8 bytes; both ends are a frame or a reference, and domain and offset.
 fn copy(shared: &Shared, from: [u64; 2], to: [u64; 2], flags: u64) -> (Return, i16) {
     let mut copy = [from[0], from[1], to[0], to[1], 8 | flags << 16];
-    let result = shared.call(GRANT_TABLE_OP, 1, &mut copy, [GNTTABOP_COPY, 0, 1, 0]);
+    let result = shared.call(
+        HYPERVISOR_GRANT_TABLE_OP,
+        1,
+        &mut copy,
+        [GNTTABOP_COPY, 0, 1, 0],
+    );
     (result, (copy[4] >> 32) as i16)
 }
 

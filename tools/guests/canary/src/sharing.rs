@@ -16,34 +16,8 @@ use core::sync::atomic::{
 use xen_vmf_guest::{Bounce, PAGE_SIZE, share_arguments};
 
 use bare::hypercall::{DOMID_SELF, Return, raw};
+use bare::public::*;
 use bare::say;
-
-pub const MEMORY_OP: u64 = 12;
-const MULTICALL: u64 = 13;
-const XEN_VERSION: u64 = 17;
-const CONSOLE_IO: u64 = 18;
-pub const GRANT_TABLE_OP: u64 = 20;
-const VCPU_OP: u64 = 24;
-const SCHED_OP: u64 = 29;
-const EVENT_CHANNEL_OP: u64 = 32;
-
-const XENVER_EXTRAVERSION: u64 = 1;
-const XENMEM_CURRENT_RESERVATION: u64 = 3;
-pub const GNTTABOP_COPY: u64 = 5;
-const VCPUOP_REGISTER_RUNSTATE: u64 = 5;
-const VCPUOP_REGISTER_VCPU_INFO: u64 = 10;
-const SCHEDOP_SHUTDOWN: u64 = 2;
-const SCHEDOP_POLL: u64 = 3;
-const SCHEDOP_WATCHDOG: u64 = 6;
-pub const EVTCHNOP_BIND_INTERDOMAIN: u64 = 0;
-const EVTCHNOP_CLOSE: u64 = 3;
-pub const EVTCHNOP_SEND: u64 = 4;
-const EVTCHNOP_STATUS: u64 = 5;
-pub const EVTCHNOP_ALLOC_UNBOUND: u64 = 6;
-const EVTCHNOP_UNMASK: u64 = 9;
-const EVTCHNOP_INIT_CONTROL: u64 = 11;
-const EVTCHNOP_EXPAND_ARRAY: u64 = 12;
-const EVTCHNOP_SET_PRIORITY: u64 = 13;
 
 /// Pages that can be shared: one for arguments, one for what is copied and for
 /// other domains, one for the event array, one for what else Xen writes.
@@ -117,19 +91,24 @@ impl Shared {
 
     /// A hypercall about event channels.
     pub fn event<T: Copy>(&self, sub: u64, value: &mut T) -> Return {
-        self.call(EVENT_CHANNEL_OP, 1, value, [sub, 0, 0, 0])
+        self.call(HYPERVISOR_EVENT_CHANNEL_OP, 1, value, [sub, 0, 0, 0])
     }
 
     /// Ends the own domain for this reason.
     pub fn shutdown(&self, reason: u32) -> Return {
-        self.call(SCHED_OP, 1, &mut { reason }, [SCHEDOP_SHUTDOWN, 0, 0, 0])
+        self.call(
+            HYPERVISOR_SCHED_OP,
+            1,
+            &mut { reason },
+            [SCHEDOP_SHUTDOWN, 0, 0, 0],
+        )
     }
 
     /// Starts a watchdog that ends the domain after this time; returns its number.
     pub fn watchdog(&self, seconds: u32) -> Return {
         // `struct sched_watchdog`: the id (0 makes a new one), the timeout.
         let rest = [SCHEDOP_WATCHDOG, 0, 0, 0];
-        self.call(SCHED_OP, 1, &mut [0, seconds], rest)
+        self.call(HYPERVISOR_SCHED_OP, 1, &mut [0, seconds], rest)
     }
 
     /// Blocks until something comes through the port, or an interrupt.
@@ -139,7 +118,7 @@ impl Shared {
             // `struct sched_poll`: ports, how many, until when (0: for ever)
             let made = bounce.with(&mut [ports, 1, 0], |_, address| {
                 // SAFETY: both are in the shared pages, and last.
-                unsafe { raw(SCHED_OP, [SCHEDOP_POLL, address, 0, 0]) }
+                unsafe { raw(HYPERVISOR_SCHED_OP, [SCHEDOP_POLL, address, 0, 0]) }
             });
             made.expect("room")
         });
@@ -151,12 +130,12 @@ impl Shared {
         self.version(name);
         self.console(name);
         let mut poll = [0u64, 0, 1];
-        let result = self.call(SCHED_OP, 1, &mut poll, [SCHEDOP_POLL, 0, 0, 0]);
+        let result = self.call(HYPERVISOR_SCHED_OP, 1, &mut poll, [SCHEDOP_POLL, 0, 0, 0]);
         say!("{name}: sched_op {result}");
         self.events(name);
         let mut domain = DOMID_SELF;
         let rest = [XENMEM_CURRENT_RESERVATION, 0, 0, 0];
-        let result = self.call(MEMORY_OP, 1, &mut domain, rest);
+        let result = self.call(HYPERVISOR_MEMORY_OP, 1, &mut domain, rest);
         say!("{name}: memory_op {result}");
         self.multicall(name);
         self.runstate(name);
@@ -167,7 +146,7 @@ impl Shared {
     fn version(&self, name: &str) {
         let mut text = [0u8; 16];
         let rest = [XENVER_EXTRAVERSION, 0, 0, 0];
-        let result = self.call(XEN_VERSION, 1, &mut text, rest);
+        let result = self.call(HYPERVISOR_XEN_VERSION, 1, &mut text, rest);
         let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
         let text = core::str::from_utf8(&text[..end]).unwrap_or("?");
         say!("{name}: xen_version {result} \"{text}\"");
@@ -176,7 +155,7 @@ impl Shared {
     fn console(&self, name: &str) {
         let mut text = *b"canary bounces\n";
         let rest = [0, text.len() as u64, 0, 0];
-        let result = self.call(CONSOLE_IO, 2, &mut text, rest);
+        let result = self.call(HYPERVISOR_CONSOLE_IO, 2, &mut text, rest);
         say!("{name}: console_io {result}");
     }
 
@@ -227,8 +206,8 @@ impl Shared {
     fn multicall(&self, name: &str) {
         let mut text = [0u8; 16];
         let mut calls = [[0u64; 8]; 2];
-        calls[0][0] = XEN_VERSION;
-        calls[1][0] = XEN_VERSION;
+        calls[0][0] = HYPERVISOR_XEN_VERSION;
+        calls[1][0] = HYPERVISOR_XEN_VERSION;
         calls[1][2] = XENVER_EXTRAVERSION;
         let result = self
             .bounce
@@ -237,7 +216,7 @@ impl Shared {
                 calls[1][3] = address;
                 let made = bounce.with(&mut calls, |_, list| {
                     // SAFETY: list and text are in the shared pages.
-                    unsafe { raw(MULTICALL, [list, 2, 0, 0]) }
+                    unsafe { raw(HYPERVISOR_MULTICALL, [list, 2, 0, 0]) }
                 });
                 made.expect("room")
             });
@@ -254,7 +233,7 @@ impl Shared {
     fn runstate(&self, name: &str) {
         let area = self.page(AREAS) + RUNSTATE;
         let rest = [VCPUOP_REGISTER_RUNSTATE, 0, 0, 0];
-        let result = self.call(VCPU_OP, 2, &mut { area }, rest);
+        let result = self.call(HYPERVISOR_VCPU_OP, 2, &mut { area }, rest);
         // SAFETY: RAM, mapped. The second word is when the state was entered.
         let entered = unsafe { with_exposed_provenance::<u64>(area as usize + 8).read_volatile() };
         say!("{name}: runstate {result} written {}", entered != 0);
@@ -281,7 +260,7 @@ impl Shared {
             // Both by frame (GNTCOPY_* flags 0), 16 bytes.
             let mut copy = [a, b, c, d, 16];
             let rest = [GNTTABOP_COPY, 0, 1, 0];
-            let result = self.call(GRANT_TABLE_OP, 1, &mut copy, rest);
+            let result = self.call(HYPERVISOR_GRANT_TABLE_OP, 1, &mut copy, rest);
             let status = (copy[4] >> 32) as i16;
             // SAFETY: as above.
             let arrived = unsafe { bytes(to).read_volatile() == *b"a canary's song\n" };
@@ -293,7 +272,7 @@ impl Shared {
     fn across(&self, name: &str) {
         let at = self.page(PAGES) - 8;
         // SAFETY: the page behind holds nothing.
-        let result = unsafe { raw(XEN_VERSION, [XENVER_EXTRAVERSION, at, 0, 0]) };
+        let result = unsafe { raw(HYPERVISOR_XEN_VERSION, [XENVER_EXTRAVERSION, at, 0, 0]) };
         say!("{name}: across {result}");
     }
 
@@ -302,7 +281,7 @@ impl Shared {
         let gfn = self.page(AREAS) >> 12;
         let mut info = [gfn, VCPU_INFO];
         let rest = [VCPUOP_REGISTER_VCPU_INFO, 0, 0, 0];
-        let info = self.call(VCPU_OP, 2, &mut info, rest);
+        let info = self.call(HYPERVISOR_VCPU_OP, 2, &mut info, rest);
         // frame; offset and vCPU; link bits
         let control = self.event(EVTCHNOP_INIT_CONTROL, &mut [gfn, 0, 0]);
         let array = self.event(EVTCHNOP_EXPAND_ARRAY, &mut [self.page(ARRAY) >> 12]);
@@ -385,6 +364,11 @@ impl Bell {
     pub fn ring(&self) {
         let at = self.areas.load(Relaxed) + PORT;
         // SAFETY: `hang` has put the port there.
-        let _ = unsafe { raw(EVENT_CHANNEL_OP, [EVTCHNOP_SEND, at as u64, 0, 0]) };
+        let _ = unsafe {
+            raw(
+                HYPERVISOR_EVENT_CHANNEL_OP,
+                [EVTCHNOP_SEND, at as u64, 0, 0],
+            )
+        };
     }
 }
