@@ -100,8 +100,9 @@ pub trait Machine: Live {
     /// of the xenheap. Any context.
     fn obstacles(&self, domain: &Domain, pages: bool) -> Obstacles;
     /// How many of `frames`, pages of a domain, somebody else refers to, but for
-    /// those that have them by static shared memory.
-    fn referenced(&self, frames: Extent) -> u64;
+    /// those that have them by static shared memory. Unless told that some may be
+    /// `given_up`, each is taken to be one that the domain still has.
+    fn referenced(&self, frames: Extent, given_up: bool) -> u64;
     /// Number of pages that `domain` owns. Any context.
     fn owned_pages(&self, domain: &Domain) -> u64;
     /// Whether the frame is a page of `domain`.
@@ -143,10 +144,12 @@ pub trait Machine: Live {
     /// Gives an unused table page back.
     fn free_table(&self, table: Mfn);
 
-    /// Maps frames at their address in the directmap.
-    fn map_directmap(&self, frames: Extent) -> Result<(), Error>;
-    /// Removes what [`Machine::map_directmap`] has mapped.
-    fn unmap_directmap(&self, frames: Extent);
+    /// Maps frames at their address in the directmap, in blocks as far as
+    /// alignment and number allow, or in none. Where there is an error, a part
+    /// may be mapped.
+    fn map_directmap(&self, frames: Extent, block: bool) -> Result<(), Error>;
+    /// Removes what [`Machine::map_directmap`] has mapped, in blocks or not.
+    fn unmap_directmap(&self, frames: Extent, block: bool);
     /// Address of a frame in the directmap.
     fn directmap_address(&self, mfn: Mfn) -> Vaddr;
     /// Asks this CPU's MMU (`AT S1E2R`) where `va` is not mapped: how far the

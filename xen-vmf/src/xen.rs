@@ -61,11 +61,11 @@ unsafe extern "C" {
     fn vmf_c_free(buffer: *mut u8, bytes: usize);
     fn vmf_c_alloc_table() -> u64;
     fn vmf_c_free_table(mfn: u64);
-    fn vmf_c_map_directmap(mfn: u64, pages: u64) -> i32;
-    fn vmf_c_unmap_directmap(mfn: u64, pages: u64);
+    fn vmf_c_map_directmap(mfn: u64, pages: u64, block: bool) -> i32;
+    fn vmf_c_unmap_directmap(mfn: u64, pages: u64, block: bool);
     fn vmf_c_directmap_address(mfn: u64) -> u64;
     fn vmf_c_par(va: u64) -> u64;
-    fn vmf_c_referenced(mfn: u64, pages: u64) -> u64;
+    fn vmf_c_referenced(mfn: u64, pages: u64, given_up: bool) -> u64;
     fn vmf_c_owns(domid: u16, mfn: u64) -> bool;
     fn vmf_c_stop_machine(run: extern "C" fn(*mut c_void) -> i32, context: *mut c_void) -> i32;
     fn vmf_c_on_every_cpu(run: extern "C" fn(*mut c_void), context: *mut c_void);
@@ -333,9 +333,9 @@ impl Machine for Xen {
         obstacles
     }
 
-    fn referenced(&self, frames: Extent) -> u64 {
+    fn referenced(&self, frames: Extent, given_up: bool) -> u64 {
         // SAFETY: reads the frame table, which has all RAM.
-        unsafe { vmf_c_referenced(frames.start.get(), frames.pages) }
+        unsafe { vmf_c_referenced(frames.start.get(), frames.pages, given_up) }
     }
 
     fn owned_pages(&self, domain: &Domain) -> u64 {
@@ -435,18 +435,18 @@ impl Machine for Xen {
         unsafe { vmf_c_free_table(table.get()) }
     }
 
-    fn map_directmap(&self, frames: Extent) -> Result<(), Error> {
+    fn map_directmap(&self, frames: Extent, block: bool) -> Result<(), Error> {
         // SAFETY: maps frames of unprotected domains at their own address.
-        match unsafe { vmf_c_map_directmap(frames.start.get(), frames.pages) } {
+        match unsafe { vmf_c_map_directmap(frames.start.get(), frames.pages, block) } {
             0 => Ok(()),
             _ => Err(Error::NoMemory),
         }
     }
 
-    fn unmap_directmap(&self, frames: Extent) {
+    fn unmap_directmap(&self, frames: Extent, block: bool) {
         // SAFETY: `frames` were mapped by `map_directmap`, and nobody has
         // been given their address.
-        unsafe { vmf_c_unmap_directmap(frames.start.get(), frames.pages) }
+        unsafe { vmf_c_unmap_directmap(frames.start.get(), frames.pages, block) }
     }
 
     fn directmap_address(&self, mfn: Mfn) -> Vaddr {

@@ -106,6 +106,17 @@ fn an_obstacle_that_comes_up_late_is_seen() {
     }
 }
 
+/// Tables that it leaves behind are empty, and where they are no block fits.
+#[test]
+fn a_lock_that_was_refused_is_in_no_later_ones_way() {
+    let sim = ready(false);
+    sim.freeze_fails.set(true);
+    for frames in [0x58001..0x58200, 0x58000..0x58001] {
+        sim.own(5, frames);
+        refused(&sim, Error::TooManyDomains);
+    }
+}
+
 #[test]
 fn no_memory_at_any_allocation() {
     for (all, pieces) in [(false, 0), (true, 0), (false, 300), (true, 300)] {

@@ -80,3 +80,15 @@ fn a_page_that_somebody_refers_to_is_in_the_way() {
     assert_eq!(fuse::protect(&sim, 1), Ok(()));
     assert!(!sim.memory.readable(dm(PAGE)));
 }
+
+#[test]
+fn a_page_that_was_given_up_and_is_still_used_is_in_the_way() {
+    let sim = Sim::new(true);
+    guest(&sim, PAGE, 0);
+    sim.given_up.borrow_mut().insert(PAGE);
+    assert_eq!(fuse::protect(&sim, 1), Err(Error::SharedPages));
+    assert!(sim.memory.readable(dm(PAGE)) && sim.buffers.borrow().is_empty());
+    sim.given_up.borrow_mut().remove(&PAGE);
+    assert_eq!(fuse::protect(&sim, 1), Ok(()));
+    assert!(!sim.memory.readable(dm(PAGE)));
+}

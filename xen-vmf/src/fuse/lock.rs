@@ -3,6 +3,7 @@
 //! code that could undo the lock is not on it.
 
 use super::collect::{Facts, Needs, Share, Storage};
+use super::retain::{release, retain};
 use super::room::Room;
 use super::selfcheck::Check;
 use super::{domains, preflight_machine, windows_idle};
@@ -112,6 +113,10 @@ pub fn lock<M: Machine>(
 /// Counts the leaves in the stage 2 of unprotected domains that reach a page
 /// of a protected domain or of Xen.
 pub fn stray_leaves<M: Machine>(machine: &M) -> Result<u64, Error> {
+    // Whoever asked may have waited for the lock; there is nothing to walk with now.
+    if state::locked() {
+        return Ok(0);
+    }
     let mut storage = Storage::new(machine, Needs::count(machine)?)?;
     let stray = Facts::gather(machine, &mut storage, &mut |_, _| ()).map(|f| f.stray_leaves);
     storage.free(machine);
@@ -149,68 +154,6 @@ fn attempt<M: Machine>(
     let (numbers, facts) = stopped(machine, seal, storage, room, share, stopped_ns)?;
     check(machine, seal, &facts, room.linked());
     Ok(numbers)
-}
-
-/// Maps RAM of unprotected domains at its address in the directmap, where it
-/// is not there yet, so that it can stay. Tables may be allocated here, so
-/// this comes before they are looked for.
-fn retain<M: Machine>(
-    machine: &M,
-    storage: &mut Storage,
-    mapped: &mut Buffer<Extent>,
-) -> Result<(), Error> {
-    match Storage::usual(machine) {
-        Ok(usual) => *storage = usual,
-        Err(_) => storage.recount(machine)?,
-    }
-    if machine.directmap_all() {
-        return retain_shares(machine, mapped);
-    }
-    let reached = match Facts::reached(machine, storage) {
-        Err(Error::Room) => {
-            storage.recount(machine)?;
-            Facts::reached(machine, storage)?
-        }
-        done => done?,
-    };
-    let wanted = reached.extents();
-    *mapped = Buffer::new(machine, wanted.len())?;
-    for (done, &extent) in mapped.items().iter_mut().zip(wanted) {
-        machine.map_directmap(extent)?;
-        *done = extent;
-    }
-    Ok(())
-}
-
-/// The same where all RAM is in the directmap but for what protected domains
-/// own: a page that was shared after its domain was protected is not there.
-fn retain_shares<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) -> Result<(), Error> {
-    let protected = |d: &Domain| d.flags.contains(DomainFlags::PROTECTED);
-    let mut pages = 0;
-    for domain in domains(machine).filter(protected) {
-        pages += share::true_ones(machine, &domain)?.pages() as usize;
-    }
-    *mapped = Buffer::new(machine, pages)?;
-    let mut done = mapped.items().iter_mut();
-    for domain in domains(machine).filter(protected) {
-        let shares = share::true_ones(machine, &domain)?;
-        let frames = shares.extents().iter();
-        for frame in frames.flat_map(|e| e.mfn.get()..e.mfn.get() + e.pages) {
-            let page = Extent::new(Mfn::new(frame), 1);
-            if !machine.readable(machine.directmap_address(page.start)) {
-                machine.map_directmap(page)?;
-                *done.next().ok_or(Error::Again)? = page;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Takes [`retain`] back.
-fn release<M: Machine>(machine: &M, mapped: &mut Buffer<Extent>) {
-    for extent in mapped.items().iter().filter(|e| e.pages != 0) {
-        machine.unmap_directmap(*extent);
-    }
 }
 
 /// How much the plan takes, by a dry run.

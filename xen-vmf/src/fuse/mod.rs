@@ -24,6 +24,7 @@ mod collect;
 mod lock;
 mod owned;
 mod protect;
+mod retain;
 mod room;
 mod selfcheck;
 

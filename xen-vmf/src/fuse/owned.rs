@@ -35,15 +35,25 @@ pub fn runs<M: Machine>(machine: &M, domain: &Domain) -> Result<usize, Error> {
     Ok(runs.runs)
 }
 
+/// Where what a domain owns has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Its stage 2: the domain still has each page.
+    Stage2,
+    /// Xen's list, which also has pages that the domain has given up and that
+    /// others still use.
+    List,
+}
+
 /// Adds what each domain in `of` owns and does not share to the empty `set`, and
 /// sorts it.
 pub fn collect<M: Machine>(
     machine: &M,
     of: impl Iterator<Item = Domain> + Clone,
     set: &mut FrameSet,
-) -> Result<(), Error> {
+) -> Result<Source, Error> {
     if by_stage2(machine, of.clone(), set)? {
-        return Ok(());
+        return Ok(Source::Stage2);
     }
     set.clear();
     for domain in of {
@@ -55,7 +65,7 @@ pub fn collect<M: Machine>(
         full?;
     }
     set.normalise();
-    Ok(())
+    Ok(Source::List)
 }
 
 /// [`collect`] from stage 2; `false` where that does not have it all.

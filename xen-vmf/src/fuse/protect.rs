@@ -4,6 +4,7 @@
 //! have to go. With `directmap=yes` whole blocks are removed where all of a
 //! block is the domain's, and mixed blocks are split.
 
+use super::owned::Source;
 use super::room::Room;
 use super::selfcheck::Check;
 use super::{domain, owned, preflight_domain, windows_idle};
@@ -48,7 +49,7 @@ impl Work {
             let mut count = Count::default();
             let policy = Unmap {
                 layout: &machine.layout(),
-                leaving: &leaving(machine, domain, self.frames.items())?,
+                leaving: &leaving(machine, domain, self.frames.items())?.0,
             };
             plan::plan(machine, machine.root(), &policy, &mut count)?;
             self.room = Room::counted(machine, &count)?;
@@ -62,15 +63,16 @@ impl Work {
     }
 }
 
-/// The frames of `domain` that it does not share, collected into `storage`.
+/// The frames of `domain` that it does not share, collected into `storage`, and
+/// where they have been read.
 fn leaving<'a, M: Machine>(
     machine: &M,
     domain: &Domain,
     storage: &'a mut [Extent],
-) -> Result<FrameSet<'a>, Error> {
+) -> Result<(FrameSet<'a>, Source), Error> {
     let mut set = FrameSet::new(storage);
-    owned::collect(machine, core::iter::once(*domain), &mut set)?;
-    Ok(set)
+    let source = owned::collect(machine, core::iter::once(*domain), &mut set)?;
+    Ok((set, source))
 }
 
 /// Protects the domain with id `id`. On an error nothing has changed.
@@ -118,8 +120,10 @@ fn stopped<M: Machine>(
         // Once more: an idle CPU may have finished something.
         preflight_domain(machine, domain)?;
         windows_idle(machine)?;
-        let frames = leaving(machine, domain, frames.items())?;
-        if frames.extents().iter().any(|e| machine.referenced(*e) != 0) {
+        let (frames, source) = leaving(machine, domain, frames.items())?;
+        let given_up = source == Source::List;
+        let mut extents = frames.extents().iter();
+        if extents.any(|extent| machine.referenced(*extent, given_up) != 0) {
             return Err(Error::SharedPages);
         }
         let tally = if machine.directmap_all() {

@@ -59,6 +59,8 @@ pub fn check(sim: &Sim, seal: Seal) {
     for id in [0, 1, 5] {
         assert!(sim.guest(id).1.iter().all(|leaf| leaf.bits & 1 == 1));
     }
+    // Who has asked before it may have to wait until after it.
+    assert_eq!(fuse::stray_leaves(sim), Ok(0));
     after(sim, seal);
 }
 

@@ -55,6 +55,8 @@ pub struct Sim {
     pub trace_units: Cell<u32>,
     /// Frames that somebody else refers to.
     pub referenced: RefCell<BTreeSet<u64>>,
+    /// Frames that their domain has given up, and that somebody else refers to.
+    pub given_up: RefCell<BTreeSet<u64>>,
     /// Some CPU holds a mapping of its window.
     pub window_held: Cell<bool>,
     /// What the frozen page says about firmware calls.
@@ -250,6 +252,26 @@ impl Sim {
         m.put(frame, (gfn / level_pages(level)) as usize % 512, bits);
     }
 
+    /// Writes entries for `frames` of the directmap as `xen_pt_update()` does, with
+    /// the largest blocks that alignment and number allow.
+    fn by_level(&self, frames: Extent, block: bool, bits: impl Fn(u64, u8) -> u64) {
+        let mut mfn = frames.start.get();
+        while mfn < frames.end() {
+            let fits = |&level: &u8| {
+                let pages = level_pages(level);
+                mfn.is_multiple_of(pages) && mfn + pages <= frames.end()
+            };
+            let largest = if block { 1 } else { 3 };
+            let level = (largest..=3).find(fits).expect("a page always fits");
+            assert!(
+                !self.memory.has_table(dm(mfn), level),
+                "a table is in the way of a block at {mfn:#x}"
+            );
+            self.memory.map(dm(mfn), level, bits(mfn, level));
+            mfn += level_pages(level);
+        }
+    }
+
     pub fn change(&self, id: u16, change: impl FnOnce(&mut Dom)) {
         change(self.doms.borrow_mut().get_mut(&id).expect("a domain"));
     }
@@ -383,10 +405,11 @@ impl Machine for Sim {
         self.doms.borrow()[&domain.id].obstacles
     }
 
-    fn referenced(&self, frames: Extent) -> u64 {
+    fn referenced(&self, frames: Extent, given_up: bool) -> u64 {
         assert!(self.stopped.get());
-        let held = self.referenced.borrow();
+        let (held, left) = (self.referenced.borrow(), self.given_up.borrow());
         held.iter()
+            .chain(left.iter().filter(|_| given_up))
             .filter(|&&f| frames.contains(Mfn::new(f)))
             .count() as u64
     }
@@ -479,20 +502,18 @@ impl Machine for Sim {
         assert!(!live.contains_key(&frame), "a linked table is freed");
     }
 
-    fn map_directmap(&self, frames: Extent) -> Result<(), Error> {
+    fn map_directmap(&self, frames: Extent, block: bool) -> Result<(), Error> {
         if !self.grant() {
             return Err(Error::NoMemory);
         }
-        for mfn in frames.start.get()..frames.end() {
-            self.memory.map(dm(mfn), 3, PAGE | mfn << 12);
-        }
+        self.by_level(frames, block, |mfn, level| {
+            (mfn << 12) | if level == 3 { PAGE } else { BLOCK }
+        });
         Ok(())
     }
 
-    fn unmap_directmap(&self, frames: Extent) {
-        for mfn in frames.start.get()..frames.end() {
-            self.memory.map(dm(mfn), 3, 0);
-        }
+    fn unmap_directmap(&self, frames: Extent, block: bool) {
+        self.by_level(frames, block, |_, _| 0);
     }
 
     fn directmap_address(&self, mfn: Mfn) -> Vaddr {

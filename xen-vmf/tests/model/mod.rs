@@ -159,6 +159,19 @@ impl Memory {
         self.put(frame, (va / level_bytes(level)) as usize % ENTRIES, bits);
     }
 
+    /// Whether the entry of `level` that covers `va` points to a table.
+    pub fn has_table(&self, va: u64, level: u8) -> bool {
+        let mut frame = self.root;
+        for l in 0..=level {
+            let entry = self.entry(frame, (va / level_bytes(l)) as usize % ENTRIES);
+            if l == 3 || entry & 3 != 3 {
+                return false;
+            }
+            frame = (entry & ADDRESS) >> 12;
+        }
+        true
+    }
+
     /// Each live leaf: address, level, entry.
     pub fn leaves(&self) -> Vec<Cached> {
         let mut out = Vec::new();

@@ -457,7 +457,7 @@ impl Machine for Large {
         Obstacles::default()
     }
 
-    fn referenced(&self, frames: Extent) -> u64 {
+    fn referenced(&self, frames: Extent, _: bool) -> u64 {
         self.count(|work| work.listed += frames.pages);
         0
     }
@@ -532,7 +532,7 @@ impl Machine for Large {
         self.count(|work| work.taken -= 1);
     }
 
-    fn map_directmap(&self, frames: Extent) -> Result<(), Error> {
+    fn map_directmap(&self, frames: Extent, _: bool) -> Result<(), Error> {
         let before = self.tables().pages;
         self.run(directmap(frames.start.get()), frames, true);
         let more = self.tables().pages - before;
@@ -540,7 +540,7 @@ impl Machine for Large {
         Ok(())
     }
 
-    fn unmap_directmap(&self, _: Extent) {
+    fn unmap_directmap(&self, _: Extent, _: bool) {
         unreachable!("nothing fails here")
     }
 
