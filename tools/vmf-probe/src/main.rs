@@ -180,6 +180,16 @@ enum Command {
         arg0: u64,
         #[arg(default_value = "0", value_parser = number)]
         arg1: u64,
+        /// As an entry of a multicall
+        #[arg(long)]
+        listed: bool,
+    },
+    /// Clean the cache of a frame of a domain
+    CacheFlush {
+        #[arg(value_parser = domain)]
+        domain: u16,
+        #[arg(value_parser = number)]
+        gfn: u64,
     },
     /// Allocate an event channel, send on it, close it
     Evtchn,
@@ -282,11 +292,20 @@ fn run(command: &Command) -> Result<String, Failure> {
         Command::Unpause { domain } => domains::simple(&xen, domain, public::DOMCTL_UNPAUSEDOMAIN),
         Command::DebugKey { ref key } => domains::debug_keys(&xen, key),
         Command::XenConsole => domains::console(&xen),
+        Command::CacheFlush { domain, gfn } => raw::flush(&xen, domain, gfn),
         Command::Vmf {
             cmd,
             domain,
             arg0,
             arg1,
+            listed: true,
+        } => raw::listed(&xen, [cmd, domain.into(), arg0, arg1]),
+        Command::Vmf {
+            cmd,
+            domain,
+            arg0,
+            arg1,
+            listed: false,
         } => xen
             .registers(
                 "vmf_op",

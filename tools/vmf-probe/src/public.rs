@@ -12,6 +12,7 @@ pub const HYPERVISOR_EVENT_CHANNEL_OP: u32 = 32;
 pub const HYPERVISOR_HVM_OP: u32 = 34;
 pub const HYPERVISOR_SYSCTL: u32 = 35;
 pub const HYPERVISOR_DOMCTL: u32 = 36;
+pub const HYPERVISOR_MULTICALL: u32 = 13;
 pub const DOMID_SELF: u16 = 0x7ff0;
 pub const DOMID_INVALID: u16 = 0x7ff4;
 
@@ -47,6 +48,7 @@ pub const DOMCTL_RESUMEDOMAIN: u32 = 27;
 pub const DOMCTL_MEMORY_MAPPING: u32 = 39;
 pub const DOMCTL_VM_EVENT_OP: u32 = 56;
 pub const DOMCTL_MONITOR_OP: u32 = 77;
+pub const DOMCTL_CACHEFLUSH: u32 = 71;
 pub const DOMCTL_SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// XEN_DOMCTL_CDF_hvm, XEN_DOMCTL_CDF_hap.
 pub const CDF_HVM_HAP: u32 = 0b11;
@@ -279,6 +281,24 @@ pub struct AddToPhysmapBatch {
     pub errs: u64,
 }
 const _: () = assert!(size_of::<AddToPhysmapBatch>() == 32);
+
+/// `struct multicall_entry`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MulticallEntry {
+    pub op: u64,
+    pub result: i64,
+    pub args: [u64; 6],
+}
+const _: () = assert!(size_of::<MulticallEntry>() == 64);
+
+/// `struct xen_domctl_cacheflush`.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CacheFlush {
+    pub start_pfn: u64,
+    pub nr_pfns: u64,
+}
 
 /// `struct xen_remove_from_physmap`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]

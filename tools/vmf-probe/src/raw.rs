@@ -5,9 +5,11 @@
 //! says to the mapping cannot be seen. Here the frame in dom0 is the caller's
 //! choice, one that holds nothing.
 
+use crate::domains::domctl;
 use crate::public::{
-    AddToPhysmapBatch, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF, GNTTABOP_UNMAP_GRANT_REF,
-    HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP, MapGrantRef, RemoveFromPhysmap, UnmapGrantRef,
+    AddToPhysmapBatch, CacheFlush, DOMCTL_CACHEFLUSH, GNTMAP_HOST_MAP, GNTTABOP_MAP_GRANT_REF,
+    GNTTABOP_UNMAP_GRANT_REF, HYPERVISOR_GRANT_TABLE_OP, HYPERVISOR_MEMORY_OP,
+    HYPERVISOR_MULTICALL, MapGrantRef, MulticallEntry, RemoveFromPhysmap, UnmapGrantRef,
     XENMAPSPACE_GMFN_FOREIGN, XENMEM_ADD_TO_PHYSMAP_BATCH, XENMEM_REMOVE_FROM_PHYSMAP,
 };
 use crate::xen::{Failure, Xen};
@@ -54,6 +56,34 @@ pub fn foreign(
         remove(xen, into, at)?;
     }
     Ok(format!("domain={domain} gfn={gfn:#x} at={at:#x}"))
+}
+
+/// `vmf_op` as the only entry of a multicall.
+pub fn listed(xen: &Xen, arguments: [u64; 4]) -> Result<String, Failure> {
+    let [cmd, domain, arg0, arg1] = arguments;
+    let mut entry = xen.buffer(size_of::<MulticallEntry>())?;
+    entry.put(&MulticallEntry {
+        op: xen_vmf_abi::__HYPERVISOR_vmf_op.into(),
+        result: 0,
+        args: [cmd, domain, arg0, arg1, 0, 0],
+    });
+    let arguments = [entry.address(), 1, 0, 0, 0];
+    let (op, buffers) = (HYPERVISOR_MULTICALL, &mut [&mut entry]);
+    xen.with("multicall", op, arguments, buffers)?;
+    match entry.get::<MulticallEntry>(0).result {
+        result @ 0.. => Ok(format!("result={result}")),
+        errno => Err(Failure::new("vmf_op in a multicall", -errno as i32)),
+    }
+}
+
+/// Has Xen clean the cache of a frame of `domain`.
+pub fn flush(xen: &Xen, domain: u16, gfn: u64) -> Result<String, Failure> {
+    let range = CacheFlush {
+        start_pfn: gfn,
+        nr_pfns: 1,
+    };
+    domctl(xen, "cacheflush", DOMCTL_CACHEFLUSH, domain, &range)?;
+    Ok(format!("domain={domain} gfn={gfn:#x}"))
 }
 
 /// Takes `gfn` out of the physmap of `domain`; whose page it is does not change.

@@ -32,6 +32,8 @@ pub const GROUPS: &[Group] = &[Group {
 const PROTECT: u32 = 2;
 /// As above.
 const LOCK: u32 = 3;
+/// As above.
+const STATUS: u32 = 4;
 
 /// The first frame of a guest's memory.
 const FIRST: &str = "0x40000";
@@ -62,8 +64,15 @@ fn bad_input(session: &mut Session) -> Result<()> {
             (&format!("{PROTECT} self"), "EOPNOTSUPP"),
             (&format!("{LOCK} machine 1"), "EINVAL"),
             (&format!("{LOCK} machine"), "ENOENT"),
+            // Its result would come later than the list's.
+            (&format!("{PROTECT} {LINUX} --listed"), "EINVAL"),
+            ("99 machine --listed", "ENOSYS"),
         ],
     )?;
+    // What has its result at once may be in a list.
+    let status = |listed| format!("vmf-probe vmf {STATUS} machine{listed}");
+    let [alone, listed] = [status(""), status(" --listed")].map(|call| session.must(&call));
+    ensure!(alone? == listed?, "a multicall says something else");
     state_is(session, "open")
 }
 

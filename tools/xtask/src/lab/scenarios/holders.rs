@@ -29,6 +29,7 @@ pub const GROUPS: &[Group] = &[
         tests: &[
             ("foreign-mapping-is-in-the-way", foreign),
             ("grant-mapping-is-in-the-way", grant),
+            ("mapping-of-a-page-given-up-is-in-the-way", given_up),
             ("without-them-the-blow-succeeds", free),
             ("no-new-mapping-afterwards", none_afterwards),
         ],
@@ -87,6 +88,23 @@ fn in_the_way(session: &mut Session, domain: u16, mapping: &str) -> Result<()> {
 fn foreign(session: &mut Session) -> Result<()> {
     guests_go_on(session)?;
     in_the_way(session, LINUX, &format!("foreign-map {LINUX} {GFN}"))
+}
+
+/// A page of the canary that it does not use unless it shares it.
+const UNUSED: &str = "0x40201";
+
+/// What its domain has given up, but somebody has mapped, is still the domain's.
+fn given_up(session: &mut Session) -> Result<()> {
+    session.must(&format!("vmfctl check {CANARY}"))?;
+    hold(session, &format!("foreign-map {CANARY} {UNUSED}"))?;
+    session.must(&format!("vmf-probe decrease {CANARY} {UNUSED}"))?;
+    let refused = [format!("check {CANARY}"), format!("blow --yes {CANARY}")]
+        .iter()
+        .try_for_each(|call| ends(session, &format!("vmfctl {call}"), 1, &[MAPPED]).map(drop))
+        .and_then(|()| state_is(session, "open"));
+    release(session, CANARY)?;
+    session.must(&format!("vmf-probe populate {CANARY} {UNUSED}"))?;
+    refused
 }
 
 /// The mappings that dom0 asks Xen itself for, without Linux's help.

@@ -1,10 +1,12 @@
 //! Blows that are early, partial, or on a system that is not complete.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use vmf_audit::report::Level;
 
 use super::unchanged;
-use super::{CANARY, Group, LINUX, canary_gets, dom0_goes_on, ends, guests_go_on, state_is};
+use super::{
+    CANARY, Group, LINUX, canary, canary_gets, dom0_goes_on, ends, guests_go_on, state_is,
+};
 use crate::lab::audit;
 use crate::lab::experiment;
 use crate::lab::profile::{Cpu, Guest};
@@ -34,6 +36,11 @@ pub const GROUPS: &[Group] = &[
             ("the-other-is-refused", other_refused),
             ("the-other-goes-on", other_goes_on),
         ],
+    },
+    Group {
+        name: "areas-outside",
+        system: |profile| profile.directmap = true,
+        tests: &[("areas-in-pages-that-are-gone", areas_outside)],
     },
     Group {
         name: "cpus-offline",
@@ -167,4 +174,41 @@ fn gicv2(session: &mut Session) -> Result<()> {
         ensure!(claim.held, "{}: {}", claim.text, claim.seen);
     }
     Ok(())
+}
+
+/// Pages of the canary with areas: the event array, then control block and vcpu_info.
+const AREAS: [u64; 2] = [0x4_0202, 0x4_0203];
+/// As many that it does without.
+const OTHERS: [u64; 2] = [0x4_0201, 0x4_0204];
+
+/// A domain that is not protected has given Xen areas in pages that it has no
+/// more: no stage 2 has them, and Xen goes on using them.
+fn areas_outside(session: &mut Session) -> Result<()> {
+    guests_go_on(session)?;
+    let areas = canary(session, "areas")?;
+    ensure!(
+        areas.trim() == "vcpu_info 0 control 0 array 0",
+        "areas: {areas}"
+    );
+    let notify = |session: &mut Session| -> Result<()> {
+        let line = canary(session, "port:0")?;
+        let port = line.trim().strip_prefix("0 port ");
+        let port = port.with_context(|| format!("port: {line}"))?;
+        session.must(&format!("vmf-probe notify {CANARY} {port}"))?;
+        Ok(())
+    };
+    notify(session)?;
+    // The canary looks at them all the time; it finds new ones.
+    session.must(&format!("vmf-probe pause {CANARY}"))?;
+    for (area, other) in AREAS.into_iter().zip(OTHERS) {
+        session.must(&format!("vmf-probe remove {CANARY} {area:#x}"))?;
+        session.must(&format!("vmf-probe decrease {CANARY} {other:#x}"))?;
+        session.must(&format!("vmf-probe populate {CANARY} {area:#x}"))?;
+    }
+    session.must(&format!("vmf-probe unpause {CANARY}"))?;
+    notify(session)?;
+    experiment::blow(session, &[LINUX])?;
+    notify(session)?;
+    guests_go_on(session)?;
+    dom0_goes_on(session)
 }

@@ -40,6 +40,17 @@ pub const GROUPS: &[Group] = &[
             ("what-is-left-goes-with-the-lock", leftover),
         ],
     },
+    Group {
+        name: "boot-regions-directmap-no",
+        system: |profile| {
+            system(profile, "vmf=unmap");
+            profile.directmap = false;
+        },
+        tests: &[
+            ("the-tools-start", start),
+            ("a-page-that-became-private", became_private),
+        ],
+    },
 ];
 
 /// Protected, and goes on to the end of what comes before the lock.
@@ -348,6 +359,29 @@ fn no_lock(session: &mut Session) -> Result<()> {
         .must("killall vmf-probe; while pidof vmf-probe >/dev/null; do sleep 0.1; done; sleep 1")?;
     refused?;
     state_is(session, "unmapped")
+}
+
+/// Frames where dom0 has nothing.
+const HELD: [u64; 2] = [0x3c_0000, 0x3c_0001];
+
+/// dom0 has pages of a region whose owner outside is gone. They are the others'
+/// now: Xen does not touch them for dom0, which can only end its mappings.
+fn became_private(session: &mut Session) -> Result<()> {
+    // Far from one another: what Xen has mapped before, it may find again.
+    for (at, page) in HELD.into_iter().zip([0, 0x100]) {
+        let gfn = (LOST.place >> 12) + page;
+        let map = format!("vmf-probe raw-foreign-map {OWNS} {gfn:#x} {at:#x} --stay");
+        session.must(&map)?;
+    }
+    let [one, other] = HELD.map(|at| format!("vmf-probe cache-flush 0 {at:#x}"));
+    session.must(&one)?;
+    owner_goes(session)?;
+    session.must(&other)?;
+    for at in HELD {
+        session.must(&format!("vmf-probe remove 0 {at:#x}"))?;
+    }
+    LOST.read(session, STAYS)?;
+    dom0_goes_on(session)
 }
 
 /// Xen's own mappings of what had a member outside stay until the lock.
