@@ -216,9 +216,14 @@ impl Vector for Make {
     }
 
     fn tidy(&mut self, lab: &mut Lab) -> Result<(), Failure> {
-        if let Some(va) = self.left.filter(|_| self.function == "vmap") {
-            let vunmap = lab.symbols.symbol("vunmap")?;
-            lab.primitive.call(0, vunmap, &[va])?;
+        let undo = match self.function {
+            "vmap" => "vunmap",
+            "map_domain_page_global" => "unmap_domain_page_global",
+            _ => return Ok(()),
+        };
+        if let Some(va) = self.left {
+            let undo = lab.symbols.symbol(undo)?;
+            lab.primitive.call(0, undo, &[va])?;
         }
         Ok(())
     }

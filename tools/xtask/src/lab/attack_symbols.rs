@@ -13,7 +13,7 @@ use object::{Object, ObjectSection};
 use vmf_audit::symbols::Symbols;
 
 /// Symbols by their own name.
-const SYMBOLS: [&str; 34] = [
+const SYMBOLS: [&str; 35] = [
     "__per_cpu_offset",
     "_start",
     "access_guest_memory_by_gpa",
@@ -33,9 +33,10 @@ const SYMBOLS: [&str; 34] = [
     "pmap_map",
     "set_fixmap",
     "system_cpuinfo",
+    "unmap_domain_page_global",
     "vmap",
-    "vmf_attack_returned",
     "vmf_attack_load",
+    "vmf_attack_returned",
     "vmf_c_flush_all",
     "vmf_c_flush_guests",
     "vmf_frozen",
