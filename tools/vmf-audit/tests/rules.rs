@@ -17,6 +17,7 @@ use further::FURTHER;
 use lock::FAULTS;
 use seal::FAULTS as SEAL_FAULTS;
 use share::FAULTS as SHARED;
+use vmf_audit::frametable::Noted;
 use vmf_audit::hex::Hex;
 use vmf_audit::report::{Level, Verdict};
 use vmf_audit::rules::RULES;
@@ -312,6 +313,21 @@ fn pages_that_follow_one_another_are_one_violation() {
     let report = machine.check(Level::Unmap);
     assert_eq!(report.violations.len(), 1);
     assert_eq!(report.violations[0].frames, GUEST_FRAMES);
+}
+
+#[test]
+fn what_an_unprotected_domain_owns_may_be_mapped_though_it_does_not_see_it() {
+    let mut machine = Machine::locked();
+    let page = GUEST - 0x1000;
+    machine.el2(DIRECTMAP, page, 3, RW);
+    let mut noted = |id| {
+        machine.xen().noted[((page - RAM) >> 12) as usize] = Noted::Domain(id);
+        violated(&machine.check(Level::Lock))
+    };
+    assert!(noted(0).is_empty());
+    assert_eq!(noted(1), ["U1"]);
+    // Of nobody that the claims name.
+    assert_eq!(noted(9), ["L16"]);
 }
 
 #[test]

@@ -137,11 +137,17 @@ pub(super) fn retained(audit: &Audit, found: &mut Findings) {
     if of_xen.noted.is_empty() {
         found.doubt("the frame table could not be read: who owns what is not known");
     }
+    let outside = |id: u16| {
+        let mut domains = audit.registers.domains.iter();
+        domains.any(|d| d.id == id && !d.protected)
+    };
     let forbidden = |f: &Frames, i: usize| {
         let retained = match f.owner(i) {
             Owner::Image(_) | Owner::SeenBy(_) | Owner::FrameTable | Owner::Xenheap => true,
             // Of a protected domain only what it shares.
             Owner::Guest(_) | Owner::Shared(_) => true,
+            // Given up while Xen had it mapped, or at an address that is too large for the guest.
+            Owner::Owned(id) => outside(id),
             owner => owner.is_table(),
         };
         !retained && f.protected(i).is_none()
