@@ -14,12 +14,14 @@
 //! | `seed=N` | 1 unless given |
 //! | `events=N` | how many each vCPU performs, 10000 unless given |
 //! | `blow=wait` | after half of them, goes on as before the blow until it finds itself protected |
+//! | `blow=told` | the same, until something comes on its console |
 //! | `blow=self` | after half of them vCPU 0 protects domain 1 and locks |
 //! | `blow=past` | the fuse is blown already (the default) |
 //! | `from=N` | vCPU 0 begins with event N, alone |
+//! | `outside` | it is not to be protected: before the blow, too, it maps grants, other domains' frames and its vCPU's areas |
 //! | `share` | shares with Xen (`XENVMF_share`) vCPU 0's page of structures, at the second 2 MiB of RAM, and the first 16 pages of the arena, the third |
 //! | `go` | waits for a line on its console before the first event |
-//! | `known` | does what stock Xen does not survive, too |
+//! | `known` | does what stock Xen does not survive, too; `known=NAME`: of that only this |
 //! | `trace=N` | prints each event from number N on before it is performed |
 //!
 //! # Output
@@ -61,7 +63,7 @@ use bare::machine::{self, Gic, Machine};
 use bare::mmu::{self, Kind};
 use bare::{console, say};
 use canary_core::fuzz;
-use canary_core::fuzz::place::{ARENA, NOTHING, Phase, Place, Role};
+use canary_core::fuzz::place::{ARENA, Crash, Known, NOTHING, Phase, Place, Role};
 use canary_core::script::number;
 use tock_registers::interfaces::Readable;
 use xen_vmf_abi::{
@@ -94,6 +96,7 @@ const DOMAINS: u16 = 8;
 enum Blow {
     Past,
     Wait,
+    Told,
     Own,
 }
 
@@ -232,7 +235,8 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
             uart: machine.uart.unwrap_or(0),
             sentinel: SENTINEL,
             prey: PREY,
-            known: false,
+            known: Known::None,
+            outside: false,
         },
         pages,
         image_start,
@@ -247,11 +251,16 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
             }
             Some(("trace", value)) => plan.trace = number(value).unwrap_or(0),
             Some(("blow", "wait")) => plan.blow = Blow::Wait,
+            Some(("blow", "told")) => plan.blow = Blow::Told,
             Some(("blow", "self")) => plan.blow = Blow::Own,
             Some(("blow", "past")) => plan.blow = Blow::Past,
             None if word == "share" => plan.share = true,
             None if word == "go" => plan.go = true,
-            None if word == "known" => plan.place.known = true,
+            None if word == "known" => plan.place.known = Known::All,
+            Some(("known", name)) if Crash::named(name).is_some() => {
+                plan.place.known = Crash::named(name).map_or(Known::None, Known::One);
+            }
+            None if word == "outside" => plan.place.outside = true,
             _ => say!("bootargs: \"{word}\" is not known"),
         }
     }
@@ -347,11 +356,16 @@ fn blow(plan: &Plan, index: u64) {
             say!("protect {protect} lock {lock}");
             BLOWN.store(true, Relaxed);
         }
-        Blow::Wait => {
+        Blow::Wait | Blow::Told => {
             if index < plan.events / 2 + LOOK {
                 say!("ready");
             }
-            if status(DOMID_SELF, XENVMF_status_domain_protected) > 0 {
+            let blown = if plan.blow == Blow::Told {
+                console::read().is_some()
+            } else {
+                status(DOMID_SELF, XENVMF_status_domain_protected) > 0
+            };
+            if blown {
                 BLOWN.store(true, Relaxed);
             }
         }

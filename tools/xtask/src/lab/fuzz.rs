@@ -47,6 +47,9 @@ const SHARED: [[u64; 2]; 2] = [[0x4020_0000, 0x1000], [0x4040_0000, 0x1_0000]];
 pub enum System {
     /// A domU beside Linux in dom0, which blows the fuse in the middle.
     Domu,
+    /// The same, but the domU is not protected, and does before the blow what
+    /// would be in the way if it were.
+    Beside,
     /// The control domain, which blows the fuse itself in the middle.
     Control,
     /// Two domUs without dom0, one of them not protected, locked at boot.
@@ -70,8 +73,9 @@ pub struct Run {
     pub stock: bool,
     /// From which event on each is written to the console first.
     pub trace: Option<u64>,
-    /// What stock Xen does not survive is done there, too.
-    pub known: bool,
+    /// What of that which stock Xen does not survive is done, by name. The
+    /// series' Xen survives all of it: there nothing means all.
+    pub known: Option<&'static str>,
     /// On one vCPU only, so that all happens in one order.
     pub alone: bool,
 }
@@ -81,7 +85,7 @@ pub struct Run {
 /// On stock Xen the fuzzer leaves it out since (`left_out.rs` in its grammar).
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// Its case.
+    /// Its name, for the fuzzer as well.
     pub name: &'static str,
     /// A run that finds it, on stock Xen. What takes more than one event is found
     /// for certain only where one vCPU performs them.
@@ -91,50 +95,48 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 4] = [
-    Known {
-        name: "lab/fuzz/known/irq-permission",
-        run: on_stock(case(System::Locked, 4000, true)),
-        says: Some("Assertion 'unreachable' failed at ./include/xsm/dummy.h"),
-    },
-    Known {
-        name: "lab/fuzz/known/page-offline",
-        run: on_stock(case(System::Control, 4000, true)),
-        says: Some("Assertion 'unreachable' failed at arch/arm/mm.c"),
-    },
-    Known {
-        name: "lab/fuzz/known/interrupts-without-vcpus",
-        run: on_stock(Run {
-            seed: 1003,
-            alone: true,
-            ..case(System::Control, 60_000, false)
-        }),
-        says: Some("Unexpected Trap: Data Abort"),
-    },
-    Known {
-        name: "lab/fuzz/known/part-of-a-cache-line",
-        run: on_stock(Run {
-            seed: 1008,
-            alone: true,
-            ..case(System::Control, 60_000, false)
-        }),
-        says: None,
-    },
+pub const KNOWN: [Known; 5] = [
+    Known::new(
+        "irq-permission",
+        case(System::Locked, 4000, true),
+        Some("Assertion 'unreachable' failed at ./include/xsm/dummy.h"),
+    ),
+    Known::new(
+        "page-offline",
+        case(System::Control, 4000, true),
+        Some("Assertion 'unreachable' failed at arch/arm/mm.c"),
+    ),
+    Known::new(
+        "interrupts-without-vcpus",
+        alone(1003, case(System::Control, 60_000, false)),
+        Some("Unexpected Trap: Data Abort"),
+    ),
+    Known::new(
+        "part-of-a-cache-line",
+        alone(1008, case(System::Control, 60_000, false)),
+        None,
+    ),
+    Known::new(
+        "half-removed-cpu",
+        alone(2, case(System::Control, 20_000, true)),
+        Some("Assertion 'get_sched_res(cpu)->cpupool == NULL' failed"),
+    ),
 ];
 
-const fn on_stock(run: Run) -> Run {
+const fn alone(seed: u64, run: Run) -> Run {
     Run {
-        stock: true,
-        known: true,
+        seed,
+        alone: true,
         ..run
     }
 }
 
 /// Cases of the suite: a name and a run each. The seeds are their own; longer
 /// runs and other seeds are `cargo xtask fuzz`.
-pub const CASES: [(&str, Run); 4] = [
+pub const CASES: [(&str, Run); 5] = [
     ("lab/fuzz/control", case(System::Control, 20_000, true)),
     ("lab/fuzz/domu", case(System::Domu, 20_000, true)),
+    ("lab/fuzz/beside", case(System::Beside, 20_000, true)),
     (
         "lab/fuzz/locked-at-boot",
         case(System::Locked, 20_000, true),
@@ -153,7 +155,7 @@ const fn case(system: System, events: u64, debug: bool) -> Run {
         debug,
         stock: false,
         trace: None,
-        known: false,
+        known: None,
         alone: false,
     }
 }
@@ -196,8 +198,9 @@ pub struct Options {
     per_run: u64,
 }
 
-const SYSTEMS: [System; 4] = [
+const SYSTEMS: [System; 5] = [
     System::Domu,
+    System::Beside,
     System::Control,
     System::Locked,
     System::Sealed,
@@ -230,7 +233,7 @@ pub fn fuzz(site: &Site, options: &Options) -> Result<bool> {
             debug,
             stock: options.stock,
             trace: options.trace,
-            known: false,
+            known: None,
             alone: options.alone,
         }
     };
@@ -268,7 +271,8 @@ pub fn fuzz(site: &Site, options: &Options) -> Result<bool> {
 /// Shows that stock Xen crashes as is known and the series' does not; true if
 /// it is so.
 fn known(site: &Site, base: &Profile, name: &str) -> Result<bool> {
-    let known = KNOWN.iter().find(|known| known.name.ends_with(name));
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let known = KNOWN.iter().find(|known| known.name == name);
     let names: Vec<_> = KNOWN.iter().map(|known| known.name).collect();
     let known = known.with_context(|| format!("known are: {}", names.join(", ")))?;
     let images = Images::gather(site, known.xens())?;
@@ -284,6 +288,20 @@ fn known(site: &Site, base: &Profile, name: &str) -> Result<bool> {
 }
 
 impl Known {
+    const fn new(name: &'static str, run: Run, says: Option<&'static str>) -> Self {
+        let run = Run {
+            stock: true,
+            known: Some(name),
+            ..run
+        };
+        Self { name, run, says }
+    }
+
+    /// Its case in the suite.
+    pub fn case(&self) -> String {
+        format!("lab/fuzz/known/{}", self.name)
+    }
+
     /// The same on the series' Xen.
     fn mended(&self) -> Run {
         Run {
@@ -357,23 +375,29 @@ impl Run {
         let blow = match self.system {
             System::Locked | System::Sealed => "past",
             // Nobody is there to blow it.
-            System::Domu if self.stock => "self",
+            System::Domu | System::Beside if self.stock => "self",
             System::Domu => "wait",
+            System::Beside => "told",
             System::Control => "self",
         };
         let mut arguments = format!("seed={:#x} events={} blow={blow}", self.seed, self.events);
         if let Some(first) = self.trace {
             arguments.push_str(&format!(" trace={first}"));
         }
-        if self.known || !self.stock {
-            arguments.push_str(" known");
+        match self.known {
+            Some(name) => arguments.push_str(&format!(" known={name}")),
+            None if !self.stock => arguments.push_str(" known"),
+            None => {}
         }
         if self.alone {
             arguments.push_str(" from=0");
         }
-        if self.system == System::Domu {
+        if self.dom0() {
             // Linux needs minutes to boot beside a guest that is hostile already.
             arguments.push_str(" go");
+        }
+        if self.system == System::Beside {
+            arguments.push_str(" outside");
         }
         if self.shares() {
             arguments.push_str(SHARES);
@@ -400,7 +424,7 @@ impl Run {
             ..domain
         };
         match self.system {
-            System::Domu => profile.domains.extend(fuzzer.chain(canary)),
+            System::Domu | System::Beside => profile.domains.extend(fuzzer.chain(canary)),
             System::Control => {
                 profile.dom0.guest = Guest::Fuzz;
                 profile.dom0.vcpus = VCPUS;
@@ -431,15 +455,20 @@ impl Run {
     /// The domains that perform events.
     fn fuzzers(&self) -> &'static [u16] {
         match self.system {
-            System::Domu => &[1],
+            System::Domu | System::Beside => &[1],
             System::Control => &[0],
             System::Locked | System::Sealed => &[1, 2],
         }
     }
 
+    /// Whether Linux is in dom0.
+    fn dom0(&self) -> bool {
+        matches!(self.system, System::Domu | System::Beside)
+    }
+
     /// Whether a fuzzer shares pages.
     fn shares(&self) -> bool {
-        !self.stock && self.system != System::Control
+        !self.stock && !matches!(self.system, System::Control | System::Beside)
     }
 
     /// How many vCPUs of such a domain do.
@@ -454,7 +483,7 @@ impl Run {
     /// The domain whose memory must be as it was.
     fn witness(&self) -> u16 {
         match self.system {
-            System::Domu => 2,
+            System::Domu | System::Beside => 2,
             System::Control => 1,
             System::Locked | System::Sealed => 3,
         }
@@ -510,12 +539,17 @@ pub fn perform(images: &Images, base: &Profile, lab: &Path, run: &Run) -> Result
 
 fn course(session: &mut Session, run: &Run) -> Result<u64> {
     session.beats(run.witness(), 1)?;
-    if run.system == System::Domu {
+    if run.dom0() {
         session.wait_dom0()?;
         session.type_to_domain(1, "go")?;
-        if !run.stock {
-            said(session, run, 1, "fuzz: ready")?;
+    }
+    if run.dom0() && !run.stock {
+        said(session, run, 1, "fuzz: ready")?;
+        if run.system == System::Domu {
             experiment::blow(session, &[1, 2])?;
+        } else {
+            experiment::blow(session, &[2])?;
+            session.type_to_domain(1, "blown")?;
         }
     }
     let mut events = 0;
@@ -532,7 +566,7 @@ fn course(session: &mut Session, run: &Run) -> Result<u64> {
     }
     let last = last.context("no fuzzer")?;
     session.beats(run.witness(), 2)?;
-    if matches!(run.system, System::Domu | System::Control) {
+    if run.dom0() || run.system == System::Control {
         let lines = session.debug_key('r')?;
         ensure!(!lines.is_empty(), "Xen does not answer a debug key");
     }
@@ -601,6 +635,7 @@ fn quiet(session: &Session) -> Result<()> {
 fn level(session: &mut Session, run: &Run, last: &Done) -> Result<()> {
     let (level, protected): (_, Vec<u16>) = match run.system {
         System::Domu => (Level::Lock, vec![1, 2]),
+        System::Beside => (Level::Lock, vec![2]),
         System::Locked => (Level::Lock, vec![1, 3]),
         System::Sealed => (Level::Seal, vec![1, 3]),
         System::Control => {

@@ -133,7 +133,7 @@ impl Job {
             Self::Group(group) => group.names(),
             Self::Own(own) => vec![own.name.to_owned()],
             Self::Counted(name, _) | Self::Fuzz(name, _) => vec![(*name).to_owned()],
-            Self::Known(known) => vec![known.name.to_owned()],
+            Self::Known(known) => vec![known.case()],
             Self::Cost => figure::CASES.map(str::to_owned).to_vec(),
         }
     }
@@ -218,7 +218,7 @@ impl Job {
             Self::Known(known) => {
                 let lab = shared.site.target().join("lab");
                 let result = known.perform(&shared.images, &shared.base, &lab);
-                send(known.name.to_owned(), start, result.map(drop));
+                send(known.case(), start, result.map(drop));
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use super::event::{Event, Kind};
 use super::hypercalls::{self, Call, MULTICALL, STRUCTURES};
-use super::place::{Phase, Place, Role};
+use super::place::{Crash, Phase, Place, Role};
 use super::registers::Name;
 use super::tables::{CONSOLE, DOMCTL, EVTCHN, GRANT_TABLE, MEMORY, SCHED, SYSCTL, VCPU, VMF_OP};
 use super::values::SELF;
@@ -190,7 +190,9 @@ pub const CALLS: &[CallRule] = &[
         what: "XEN_DOMCTL_irq_permission on stock Xen",
         reason: "a debug build of stock Xen stops at ASSERT_UNREACHABLE() in xsm_domctl() for any domain that asks, because Arm has no PIRQs (do_domctl() falls through): lab/fuzz/known/irq-permission",
         matches: |place, event, call| {
-            call.number == DOMCTL && field(event, call, 0, 4) == 19 && !place.known
+            call.number == DOMCTL
+                && field(event, call, 0, 4) == 19
+                && !place.known.has(Crash::IrqPermission)
         },
     },
     CallRule {
@@ -200,7 +202,7 @@ pub const CALLS: &[CallRule] = &[
             call.number == SYSCTL
                 && place.role == Role::Control
                 && field(event, call, 0, 4) == 14
-                && !place.known
+                && !place.known.has(Crash::PageOffline)
         },
     },
     CallRule {
@@ -210,24 +212,27 @@ pub const CALLS: &[CallRule] = &[
             call.number == DOMCTL
                 && place.role == Role::Control
                 && matches!(field(event, call, 0, 4), 38 | 48)
-                && !place.known
+                && !place.known.has(Crash::InterruptsWithoutVcpus)
         },
     },
     CallRule {
         what: "GNTTABOP_cache_flush on stock Xen",
         reason: "for a range that ends in the cache line where it begins, stock Xen invalidates all of its address space, which takes for ever in an emulator: lab/fuzz/known/part-of-a-cache-line",
         matches: |place, _, call| {
-            call.number == GRANT_TABLE && call.x[0] as u32 & 0xfff == 12 && !place.known
+            call.number == GRANT_TABLE
+                && call.x[0] as u32 & 0xfff == 12
+                && !place.known.has(Crash::PartOfACacheLine)
         },
     },
     CallRule {
-        what: "cpupool_op RMCPU by the control domain",
-        reason: "when it fails half-way, a following ADDCPU of the same CPU meets an assertion of debug builds in schedule_cpu_add() (common/sched, which the series leaves as it is); not mended, nor shown on stock Xen",
+        what: "cpupool_op RMCPU by the control domain on stock Xen",
+        reason: "when it fails half-way, a following ADDCPU of the same CPU meets an assertion of debug builds of stock Xen in schedule_cpu_add(): lab/fuzz/known/half-removed-cpu",
         matches: |place, event, call| {
             call.number == SYSCTL
                 && place.role == Role::Control
                 && field(event, call, 0, 4) == 18
                 && field(event, call, 8, 4) == 5
+                && !place.known.has(Crash::HalfRemovedCpu)
         },
     },
     CallRule {
@@ -250,11 +255,12 @@ pub const CALLS: &[CallRule] = &[
         },
     },
     CallRule {
-        what: "mappings of grants and of other domains' frames by a guest before the blow",
+        what: "mappings of grants and of other domains' frames before the blow, by a guest that is to be protected",
         reason: "pages that somebody has mapped are in the way of protect, which says so (lab/holders): the blow would not come",
         matches: |place, event, call| {
             place.role == Role::Guest
                 && place.phase == Phase::Before
+                && !place.outside
                 && (call.number == GRANT_TABLE && command(call) == 0
                     || call.number == MEMORY
                         && match call.x[0] & 0x3f {
@@ -272,10 +278,11 @@ pub const CALLS: &[CallRule] = &[
         },
     },
     CallRule {
-        what: "vcpu_info, runstate areas and FIFO event channels of a guest before the blow",
+        what: "vcpu_info, runstate areas and FIFO event channels before the blow, but of a guest that is not to be protected",
         reason: "pages that Xen maps are in the way of protect, which says so (lab/pv-pages): the blow would not come",
         matches: |place, _, call| {
             place.phase == Phase::Before
+                && !place.outside
                 && (call.number == VCPU && matches!(command(call), 5 | 10 | 13..=15)
                     || call.number == EVTCHN && matches!(command(call), 11 | 12))
         },

@@ -48,7 +48,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::event::{KINDS, Kind};
-    use super::place::Role;
+    use super::place::{Known, Role};
     use super::*;
 
     pub fn place() -> Place {
@@ -66,7 +66,8 @@ mod tests {
             uart: 0x2200_0000,
             sentinel: 1,
             prey: 2,
-            known: false,
+            known: Known::None,
+            outside: false,
         }
     }
 

@@ -48,8 +48,65 @@ pub struct Place {
     pub sentinel: u16,
     /// A domain with which anything may be done.
     pub prey: u16,
-    /// What stock Xen does not survive is done as well.
-    pub known: bool,
+    /// What of that which stock Xen does not survive is done.
+    pub known: Known,
+    /// The guest is not to be protected: nothing that it does is in the way.
+    pub outside: bool,
+}
+
+/// What stock Xen does not survive; [`left_out`](super::left_out) says what each one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// `irq-permission`
+    IrqPermission,
+    /// `page-offline`
+    PageOffline,
+    /// `interrupts-without-vcpus`
+    InterruptsWithoutVcpus,
+    /// `part-of-a-cache-line`
+    PartOfACacheLine,
+    /// `half-removed-cpu`
+    HalfRemovedCpu,
+}
+
+impl Crash {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::IrqPermission, "irq-permission"),
+        (Self::PageOffline, "page-offline"),
+        (Self::InterruptsWithoutVcpus, "interrupts-without-vcpus"),
+        (Self::PartOfACacheLine, "part-of-a-cache-line"),
+        (Self::HalfRemovedCpu, "half-removed-cpu"),
+    ];
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|(_, of)| *of == name).map(|(crash, _)| crash)
+    }
+}
+
+/// Which of the [`Crash`]es are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// None of them.
+    None,
+    /// This one only.
+    One(Crash),
+    /// All.
+    All,
+}
+
+impl Known {
+    /// Whether `crash` is done.
+    #[must_use]
+    pub fn has(self, crash: Crash) -> bool {
+        match self {
+            Self::None => false,
+            Self::One(one) => one == crash,
+            Self::All => true,
+        }
+    }
 }
 
 /// Size of the arena.
