@@ -88,6 +88,7 @@
 //! | `fetch:DOM:REF` | copies the first word of what DOM grants (GNTTABOP_copy) | `R status S word V` |
 //! | `put:DOM:REF:VALUE` | copies VALUE there | `R status S` |
 //! | `map:DOM:REF`, `unmap` | maps what DOM grants, ends that | `R status S` |
+//! | `clean:FRAME` | cleans the data cache for this frame of the machine (GNTTABOP_cache_flush) | `R` |
 //! | `mapped[:VALUE]` | says the first word of what is mapped, then writes VALUE there | `V`, or `abort …` |
 #![no_std]
 #![no_main]

@@ -1,4 +1,5 @@
-//! Where a canary's pattern lies in a dump: how many frames hold a page of it.
+//! Where a canary's pattern lies in a dump: how many frames hold a page of it;
+//! and where a word of its lies.
 
 use std::collections::HashSet;
 
@@ -29,4 +30,14 @@ pub fn frames(moment: &Moment, seed: u64, pages: usize) -> Result<usize> {
         .filter(|word| beginnings.contains(word))
         .count();
     Ok(count)
+}
+
+/// Frames of RAM that have `word` at this offset.
+pub fn with_word(moment: &Moment, offset: u64, word: u64) -> Result<Vec<u64>> {
+    let dump = Dump::open(&moment.memory)?;
+    let pages = dump
+        .banks()
+        .flat_map(|(start, length)| (start..start + length).step_by(FRAME_SIZE as usize));
+    let found = pages.filter(|page| dump.word(page + offset) == Some(word));
+    Ok(found.map(|page| page / FRAME_SIZE).collect())
 }

@@ -2,14 +2,14 @@
 //! pointers into them go on, at every level, and nothing else of it does.
 //! Each refusal is shown together with the same hypercall succeeding before.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use vmf_audit::registers::Share;
 use vmf_audit::report::{Level, Verdict};
 
 use super::{CANARY, Group, ends, guests_go_on, state_is, told};
-use crate::lab::audit;
 use crate::lab::profile::{Cpu, Guest, Profile};
 use crate::lab::session::Session;
+use crate::lab::{audit, pattern};
 
 /// The groups of this file.
 pub const GROUPS: &[Group] = &[
@@ -34,8 +34,14 @@ const TESTS: &[(&str, super::Test)] = &[
     ("hypercalls-with-pointers-before", before),
     ("what-cannot-be-shared", refused),
     ("a-domain-shares-pages-and-gives-areas", share_some),
+    ("cache-of-own-pages-before", |session| {
+        caches(session, "0", "-22 EINVAL")
+    }),
     ("protect-leaves-what-is-shared", protect),
     ("lock-leaves-what-is-shared", lock),
+    ("cache-of-shared-pages-only", |session| {
+        caches(session, "-1 EPERM", "-1 EPERM")
+    }),
     ("no-page-is-shared-after-the-lock", late),
     ("the-verifier-finds-what-was-meant-and-no-more", audited),
     ("guests-go-on", guests_go_on),
@@ -263,6 +269,35 @@ fn foreign(session: &mut Session, domain: u16, gfn: u64, code: i32) -> Result<()
         &[],
     )
     .map(drop)
+}
+
+/// GNTTABOP_cache_flush on a page that the canary shares, on a private one of
+/// its, which has to end with `private`, and on one that another domain does not
+/// grant it.
+fn caches(session: &mut Session, private: &str, foreign: &str) -> Result<()> {
+    /// Of a word that nobody else makes use of.
+    const OFFSET: u64 = 0xff0;
+    const MARK: u64 = 0x6d61_7200;
+    let pages = [(CANARY, FIRST + 1), (CANARY, FIRST + 4), (OTHER, FIRST + 4)];
+    for (index, (domain, page)) in (0..).zip(pages) {
+        let address = page << 12 | OFFSET;
+        let poke = format!("poke:{address:#x}:{:#x}", MARK | index);
+        told(session, domain, &poke, 1)?;
+    }
+    let moment = session.moment("marked", &[])?;
+    let wanted = ["0", private, foreign];
+    for ((index, page), wanted) in (0..).zip(pages).zip(wanted) {
+        let frames = pattern::with_word(&moment, OFFSET, MARK | index)?;
+        let &[frame] = frames.as_slice() else {
+            bail!("{page:x?}: one frame should have the mark: {frames:x?}");
+        };
+        let line = told(session, CANARY, &format!("clean:{frame:#x}"), 1)?.remove(0);
+        ensure!(
+            line.trim() == wanted,
+            "{page:x?}: cache flush: {line}, not {wanted}"
+        );
+    }
+    Ok(())
 }
 
 /// What holds for both from `unmap` on.
