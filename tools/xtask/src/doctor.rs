@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::apt;
 use crate::process;
 use crate::site::Site;
-use crate::toolchain::{BARE_METAL, LINUX, Machine};
+use crate::toolchain::{Machine, TARGETS};
 
 /// Something the build or the lab needs, and the Debian package that has it.
 struct Need {
@@ -81,7 +81,7 @@ pub fn report(site: &Site) -> Result<bool> {
         }
     }
     let machine = Machine::look()?;
-    for target in [BARE_METAL, LINUX] {
+    for target in TARGETS {
         match machine.describe(target) {
             Ok(line) => println!("ok       {line}"),
             Err(error) => println!("missing  {error}"),
@@ -149,7 +149,7 @@ fn missing(machine: &Machine) -> Vec<&'static str> {
         .filter(|need| find(need.probe).is_none())
         .map(|need| need.package)
         .collect();
-    if [BARE_METAL, LINUX]
+    if TARGETS
         .iter()
         .any(|target| machine.describe(target).is_err())
     {

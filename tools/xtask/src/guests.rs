@@ -7,11 +7,20 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 use crate::site::Site;
-use crate::toolchain::{BARE_METAL, LINUX};
+use crate::toolchain::{BARE_METAL, LINUX, NARROW};
 
 /// A bare-metal guest of `tools/guests` (say "canary") as a raw image that Xen loads as a kernel.
 pub fn bare_metal(site: &Site, name: &str) -> Result<PathBuf> {
-    let toolchain = site.toolchain(BARE_METAL)?;
+    image(site, name, BARE_METAL)
+}
+
+/// The same of the guest of 32 bits.
+pub fn narrow(site: &Site) -> Result<PathBuf> {
+    image(site, "narrow", NARROW)
+}
+
+fn image(site: &Site, name: &str, target: &'static str) -> Result<PathBuf> {
+    let toolchain = site.toolchain(target)?;
     let guests = site.root().join("tools/guests");
     site.say("cargo", &format!("guest {name}"));
     let mut cargo = toolchain.command();
@@ -23,7 +32,7 @@ pub fn bare_metal(site: &Site, name: &str) -> Result<PathBuf> {
             "--profile",
             "xen",
             "--target",
-            BARE_METAL,
+            target,
             "--bin",
             name,
         ])
@@ -35,7 +44,7 @@ pub fn bare_metal(site: &Site, name: &str) -> Result<PathBuf> {
         &format!("build of guest {name}"),
         &site.bare_metal().join(format!("{name}.log")),
     )?;
-    let elf = site.bare_metal().join(BARE_METAL).join("xen").join(name);
+    let elf = site.bare_metal().join(target).join("xen").join(name);
     if !elf.exists() {
         bail!("build of guest {name} left no {}", elf.display());
     }

@@ -1,5 +1,5 @@
-//! Chooses how Rust code for the two foreign targets is compiled: the crate
-//! and the guests, which run on bare metal, and the programs for arm64 Linux.
+//! Chooses how Rust code for foreign targets is compiled: the crate and the
+//! guests, which run on bare metal, and the programs for arm64 Linux.
 //!
 //! In this order: a target that rustup has installed; the standard library's
 //! source that rustup has installed; Debian's compiler, with its source
@@ -19,8 +19,12 @@ use crate::site::Site;
 
 /// Xen and bare-metal guests: no floating point registers, no operating system.
 pub const BARE_METAL: &str = "aarch64-unknown-none-softfloat";
+/// A bare-metal guest of 32 bits.
+pub const NARROW: &str = "armv7a-none-eabi";
 /// Programs for dom0 and Linux guests.
 pub const LINUX: &str = "aarch64-unknown-linux-gnu";
+/// All of them.
+pub const TARGETS: [&str; 3] = [BARE_METAL, NARROW, LINUX];
 /// The cross linker, which also finds the static C library.
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 /// First version that compiles the workspace (its `rust-version`).
@@ -131,7 +135,7 @@ impl Rust {
             cargo: cargo.to_owned(),
             rustc: rustc.to_owned(),
             version,
-            targets: [BARE_METAL, LINUX]
+            targets: TARGETS
                 .into_iter()
                 .filter(|target| has(target))
                 .map(str::to_owned)
@@ -178,7 +182,7 @@ impl Toolchain {
     /// Flags for `cargo build`, the target aside.
     pub fn flags(&self) -> &'static [&'static str] {
         match (self.supply, self.target) {
-            (Supply::Source, BARE_METAL) => &["-Zbuild-std=core"],
+            (Supply::Source, BARE_METAL | NARROW) => &["-Zbuild-std=core"],
             (Supply::Source, _) => &["-Zbuild-std=std,panic_unwind"],
             (Supply::Installed | Supply::DebianLibrary, _) => &[],
         }

@@ -14,7 +14,7 @@ use super::example;
 use super::initramfs::{self, Extra};
 use super::layout::{self, Layout};
 use super::machine::{Load, machine_arguments};
-use super::profile::{Guest, Profile, Xen};
+use super::profile::{Domain, Guest, Profile, Xen};
 use super::stub::stub;
 use super::toolstack;
 use crate::fetch;
@@ -41,6 +41,7 @@ pub struct Images {
     domu_ramdisk: PathBuf,
     canary: PathBuf,
     fuzz: PathBuf,
+    narrow: Option<PathBuf>,
     xens: HashMap<Xen, Built>,
 }
 
@@ -77,6 +78,7 @@ impl Images {
             domu_ramdisk,
             canary: guests::bare_metal(site, "canary")?,
             fuzz: guests::bare_metal(site, "fuzz")?,
+            narrow: None,
             xens: HashMap::new(),
         };
         for wanted in xens {
@@ -98,8 +100,25 @@ impl Images {
         Ok(images)
     }
 
-    /// Gets Xen's own tools as well, for a dom0 that has them.
-    pub fn add_tools(&mut self, site: &Site) -> Result<()> {
+    /// Gets what only some systems have, if this one does: Xen's own tools in
+    /// dom0, a guest of 32 bits.
+    pub fn add_extras(&mut self, site: &Site, profile: &Profile) -> Result<()> {
+        if profile.dom0.tools && self.tools_ramdisk.is_none() {
+            self.add_tools(site)?;
+        }
+        let narrow = |domain: &Domain| domain.guest == Guest::Narrow;
+        if self.narrow.is_none() && profile.domains.iter().any(narrow) {
+            self.narrow = Some(guests::narrow(site)?);
+        }
+        Ok(())
+    }
+
+    fn narrow(&self) -> Result<&PathBuf> {
+        let narrow = self.narrow.as_ref();
+        narrow.context("the guest of 32 bits was not built for this run")
+    }
+
+    fn add_tools(&mut self, site: &Site) -> Result<()> {
         let mut extras = toolstack::files(&fetch::toolstack(site)?)?;
         extras.push(Extra {
             name: TOOLS_GUEST.to_owned(),
@@ -204,6 +223,7 @@ impl Images {
                 Guest::Hostile => (&self.kernel, Some(&self.hostile_ramdisk)),
                 Guest::Canary => (&self.canary, None),
                 Guest::Fuzz => (&self.fuzz, None),
+                Guest::Narrow => (self.narrow()?, None),
             };
             let mut files = DomainFiles {
                 kernel: places.add(&name, kernel)?,
@@ -239,11 +259,12 @@ impl Images {
             .into_iter()
             .flatten();
         let domains = profile.domains.iter().map(|domain| match domain.guest {
-            Guest::Canary => &self.canary,
-            Guest::Fuzz => &self.fuzz,
-            Guest::Linux | Guest::Hostile => &self.kernel,
+            Guest::Canary => Ok(&self.canary),
+            Guest::Fuzz => Ok(&self.fuzz),
+            Guest::Narrow => self.narrow(),
+            Guest::Linux | Guest::Hostile => Ok(&self.kernel),
         });
-        let files: Vec<&PathBuf> = dom0.chain(domains).collect();
+        let files: Vec<&PathBuf> = dom0.map(Ok).chain(domains).collect::<Result<_>>()?;
         let modules = example::modules(text)?;
         ensure!(
             files.len() == modules.len(),

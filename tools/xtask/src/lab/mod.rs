@@ -134,9 +134,7 @@ fn side_by_side() -> usize {
 pub fn run(site: &Site, profile: &str, options: &RunOptions) -> Result<bool> {
     let profile = Profile::read(site.root(), profile)?;
     let mut images = Images::gather(site, [profile.xen])?;
-    if profile.dom0.tools {
-        images.add_tools(site)?;
-    }
+    images.add_extras(site, &profile)?;
     println!("{}: {}", profile.name, profile.description);
     let lab = site.target().join("lab");
     let mut session = Session::boot(&images, &profile, &lab, true)?;

@@ -191,6 +191,8 @@ pub enum Guest {
     Hostile,
     /// The bare-metal fuzzer.
     Fuzz,
+    /// The bare-metal canary of 32 bits.
+    Narrow,
 }
 
 impl Cpu {

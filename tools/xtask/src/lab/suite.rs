@@ -95,8 +95,10 @@ pub fn suite(site: &Site, options: &SuiteOptions, cases: &mut Cases) -> Result<(
     println!("lab: {EXCLUDED}");
     let xens: Vec<Xen> = jobs.iter().flat_map(|job| job.xens(&base)).collect();
     let mut images = Images::gather(site, xens)?;
-    if jobs.iter().any(|job| job.has_tools(&base)) {
-        images.add_tools(site)?;
+    for job in &jobs {
+        if let Job::Group(group) = job {
+            images.add_extras(site, &group.profile(&base))?;
+        }
     }
     let shared = Shared {
         site,
@@ -153,19 +155,6 @@ impl Job {
     /// Whether it runs alone.
     fn needs_the_host(&self, base: &Profile) -> bool {
         matches!(self, Self::Group(group) if group.profile(base).needs_the_host())
-    }
-
-    /// Whether its dom0 has Xen's own tools.
-    fn has_tools(&self, base: &Profile) -> bool {
-        match self {
-            Self::Group(group) => group.profile(base).dom0.tools,
-            Self::Matrix(_)
-            | Self::Own(_)
-            | Self::Counted(..)
-            | Self::Fuzz(..)
-            | Self::Known(_)
-            | Self::Cost => false,
-        }
     }
 
     fn run(&self, shared: &Shared<'_>, sender: &Sender<Outcome>) {

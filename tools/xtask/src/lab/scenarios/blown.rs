@@ -2,10 +2,11 @@
 //! run on, and the level still holds at the end.
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 use vmf_audit::report::Level;
 
 use super::{ACTION, CANARY, Group, LINUX, canary, canary_gets, canary_line, dom0_goes_on, ends};
-use super::{guests_go_on, state_is};
+use super::{guests_go_on, state_is, undecoded};
 use crate::lab::audit;
 use crate::lab::experiment;
 use crate::lab::session::Session;
@@ -138,7 +139,19 @@ fn unmapped(session: &mut Session) -> Result<()> {
 }
 
 fn no_syndrome(session: &mut Session) -> Result<()> {
-    canary_says(session, "isv0", &ALL_ABORT)
+    let none = undecoded(session, CANARY)?;
+    ensure!(none == (0, Value::Null), "counted before: {none:?}");
+    canary_says(session, "isv0", &ALL_ABORT)?;
+    // Two loads of each of two devices; the canary's image is at 0x7f_c000_0000.
+    let (count, pc) = undecoded(session, CANARY)?;
+    ensure!(
+        count == 4 && pc.as_str().is_some_and(|pc| pc.starts_with("0x7fc000")),
+        "{count} counted, the last at {pc}"
+    );
+    // Nobody else has done any.
+    let other = undecoded(session, LINUX)?;
+    ensure!(other == (0, Value::Null), "counted for d{LINUX}: {other:?}");
+    Ok(())
 }
 
 /// Before: `lab/set-way-before`.

@@ -18,6 +18,7 @@
 //!   dom0 that is protected itself; [`examples`]: those of `dts/`
 //! - [`blown`]: a system after the blow: what its domains may still try
 //! - [`calls`]: dom0's hypercalls, one by one, before and after
+//! - [`narrow`]: a domain of 32 bits
 //! - [`partial`]: blows that are early, partial, or on an odd system
 //! - [`endings`]: domains that crash, are suspended, or neglect their watchdog
 //! - [`holders`]: pages that somebody else has mapped
@@ -53,6 +54,7 @@ mod first;
 mod freed;
 mod holders;
 mod memory;
+mod narrow;
 mod nodes;
 mod open;
 mod partial;
@@ -115,6 +117,7 @@ pub const GROUPS: &[&[Group]] = &[
     holders::GROUPS,
     freed::GROUPS,
     regions::GROUPS,
+    narrow::GROUPS,
     open::GROUPS,
     audit::GROUPS,
     partial::GROUPS,
@@ -232,6 +235,19 @@ pub fn dom0_goes_on(session: &mut Session) -> Result<()> {
         ensure!(count > 0, "none of dom0's hypercalls was answered");
         Ok(())
     })
+}
+
+/// How many accesses of a domain Xen could not decode, and where the last one was,
+/// as `vmfctl` tells it.
+fn undecoded(session: &mut Session, domain: u16) -> Result<(u64, Value)> {
+    let text = session.must(&format!("vmfctl counters --json {domain}"))?;
+    let answer: Value = serde_json::from_str(&text).context("vmfctl counters --json")?;
+    let of_domain = answer["domains"].as_array().and_then(|all| all.first());
+    let of_domain = of_domain.filter(|found| found["id"] == domain);
+    let of_domain = of_domain.with_context(|| format!("no d{domain}: {answer}"))?;
+    let count = of_domain["undecoded"].as_u64();
+    let count = count.with_context(|| format!("no number: {of_domain}"))?;
+    Ok((count, of_domain["undecoded_pc"].clone()))
 }
 
 #[cfg(test)]

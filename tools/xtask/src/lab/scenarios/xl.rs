@@ -80,7 +80,7 @@ pub fn with_tools(profile: &mut Profile) {
     profile.deadline = 1200;
     for domain in &mut profile.domains {
         domain.arguments += match domain.guest {
-            Guest::Canary | Guest::Fuzz => " size=2M",
+            Guest::Canary | Guest::Fuzz | Guest::Narrow => " size=2M",
             Guest::Linux | Guest::Hostile => " mib=2",
         };
     }
