@@ -49,6 +49,8 @@ pub struct Audit {
     pub stage2_regime: Option<stage2::Regime>,
     /// Every domain's stage 2, then stray ones.
     pub stage2: Vec<Stage2>,
+    /// What domains that are not protected have at addresses that they cannot reach.
+    pub beyond: Vec<(u16, stage2::Walk)>,
     /// What xen-syms helped to find.
     pub found: Option<xen::Found>,
     /// Whose every frame is.
@@ -86,6 +88,7 @@ impl Audit {
             roots: roots(&dump, &registers)?,
             stage2_regime: stage2_regime(&registers)?,
             stage2: Vec::new(),
+            beyond: Vec::new(),
             excluded: Vec::new(),
             unestablished: Vec::new(),
             dump,
@@ -134,6 +137,11 @@ impl Audit {
                 .map_err(|e| Error::CannotJudge(format!("domain {}: {e}", domain.id)))?;
             let cpus = loaded(regime.root(domain.vttbr.0), &regime, &self.registers.cpus);
             let (id, vttbr, protected) = (Some(domain.id), domain.vttbr.0, domain.protected);
+            if !protected && regime != regime.beyond() {
+                let all = stage2::walk(&self.dump, &regime.beyond(), vttbr)
+                    .map_err(|e| Error::CannotJudge(format!("domain {}: {e}", domain.id)))?;
+                self.beyond.push((domain.id, all));
+            }
             self.stage2.push(Stage2 {
                 id,
                 vttbr,

@@ -35,6 +35,11 @@ impl Audit {
                 );
             }
         }
+        for (id, walk) in &self.beyond {
+            for leaf in &walk.leaves {
+                frames.claim(dump, leaf.pa, leaf.size(), Owner::Beyond(*id));
+            }
+        }
         let Some(found) = &self.found else { return };
         let mut claim =
             |mfn: u64, owner| frames.claim(dump, mfn.saturating_mul(FRAME_SIZE), FRAME_SIZE, owner);

@@ -35,6 +35,8 @@ pub enum Owner {
     FrameTable,
     /// Xen's heap.
     Xenheap,
+    /// In the tables of this domain, which is not protected, at an address that it cannot reach.
+    Beyond(u16),
     /// This domain's by the frame table alone: not in its stage 2.
     Owned(u16),
     /// In use and nobody's, by the frame table: Xen's own, or left by the boot.
@@ -80,6 +82,7 @@ impl fmt::Display for Owner {
             Owner::Init => f.write_str("Xen's image, freed after boot"),
             Owner::FrameTable => f.write_str("frame table"),
             Owner::Xenheap => f.write_str("xenheap"),
+            Owner::Beyond(id) => write!(f, "d{id}, beyond its addresses"),
             Owner::Owned(id) => write!(f, "d{id}, not in its stage 2"),
             Owner::InUse => f.write_str("Xen's, from the domheap or left by the boot"),
             Owner::Free => f.write_str("free"),
@@ -143,12 +146,17 @@ impl Frames {
     /// Takes what the frame table notes of each frame, where nothing better is known.
     pub fn note(&mut self, noted: &[Noted]) {
         for (owner, noted) in self.owner.iter_mut().zip(noted) {
-            *owner = (*owner).min(match *noted {
+            let noted = match *noted {
                 Noted::Domain(id) => Owner::Owned(id),
                 Noted::Xen => Owner::InUse,
                 Noted::Free => Owner::Free,
                 Noted::Nothing => Owner::Unknown,
-            });
+            };
+            *owner = match (*owner, noted) {
+                // Another's page, that it may not even have.
+                (Owner::Beyond(by), Owner::Owned(id)) if by != id => noted,
+                (owner, noted) => owner.min(noted),
+            };
         }
     }
 

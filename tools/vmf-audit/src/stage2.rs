@@ -129,6 +129,16 @@ impl Regime {
         })
     }
 
+    /// The same with all entries of the root's tables, those as well that no guest's address leads to: Xen takes such
+    /// addresses for a domain's (`p2m_set_entry`).
+    pub fn beyond(self) -> Regime {
+        let root_entries = 512;
+        Regime {
+            root_entries,
+            ..self
+        }
+    }
+
     fn start(&self, vttbr: u64) -> Top {
         Top {
             root: self.root(vttbr),

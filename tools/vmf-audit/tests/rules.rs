@@ -315,19 +315,53 @@ fn pages_that_follow_one_another_are_one_violation() {
     assert_eq!(report.violations[0].frames, GUEST_FRAMES);
 }
 
-#[test]
-fn what_an_unprotected_domain_owns_may_be_mapped_though_it_does_not_see_it() {
+/// In Xen's vmap area.
+const VMAP: u64 = 0x0a00_4000_0000;
+
+/// A page that nobody has, with the frame table's word that it is this domain's.
+fn owned_page(id: u16) -> (Machine, u64) {
     let mut machine = Machine::locked();
     let page = GUEST - 0x1000;
-    machine.el2(DIRECTMAP, page, 3, RW);
-    let mut noted = |id| {
-        machine.xen().noted[((page - RAM) >> 12) as usize] = Noted::Domain(id);
+    machine.xen().noted[((page - RAM) >> 12) as usize] = Noted::Domain(id);
+    (machine, page)
+}
+
+#[test]
+fn what_an_unprotected_domain_has_given_up_may_be_mapped_in_the_vmap() {
+    // 9 is none that the claims name.
+    for (id, vmap, directmap) in [
+        (0, &[][..], &["L16"][..]),
+        (1, &["U1"], &["U1"]),
+        (9, &["L16"], &["L16"]),
+    ] {
+        let (mut machine, page) = owned_page(id);
+        machine.el2(VMAP, page, 3, RW);
+        assert_eq!(violated(&machine.check(Level::Lock)), vmap, "d{id}");
+        let (mut machine, page) = owned_page(id);
+        machine.el2(DIRECTMAP, page, 3, RW);
+        assert_eq!(violated(&machine.check(Level::Lock)), directmap, "d{id}");
+    }
+}
+
+#[test]
+fn what_an_unprotected_domain_has_beyond_its_addresses_may_be_mapped() {
+    // 36 bits, a root of 64 entries; here is the first behind them.
+    const BEYOND: u64 = 1 << 36;
+    let beyond = |domain: u16, noted: u16| {
+        let (mut machine, page) = owned_page(noted);
+        for cpu in &mut machine.registers.cpus {
+            cpu.vtcr = Hex(VTCR_40 & !0x3f | 28);
+        }
+        machine.el2(DIRECTMAP, page, 3, RW);
+        assert!(!violated(&machine.check(Level::Lock)).is_empty());
+        let root = machine.registers.domains[usize::from(domain)].vttbr.0 & 0xffff_ffff_f000;
+        machine.map(root, 1, BEYOND, page, 3, S2_RAM);
         violated(&machine.check(Level::Lock))
     };
-    assert!(noted(0).is_empty());
-    assert_eq!(noted(1), ["U1"]);
-    // Of nobody that the claims name.
-    assert_eq!(noted(9), ["L16"]);
+    assert!(beyond(0, 0).is_empty());
+    // Of a protected one it is private, whoever has it in his tables.
+    assert_eq!(beyond(1, 1), ["U1"]);
+    assert_eq!(beyond(0, 1), ["U1"]);
 }
 
 #[test]

@@ -186,7 +186,7 @@ pub const RULES: &[Rule] = &[
         id: "L16",
         level: Level::Lock,
         vectors: &["V01", "V03"],
-        demands: "no memory is mapped at EL2 but Xen's image, xenheap, frame table, what unprotected domains reach or own, or others share",
+        demands: "no memory is mapped at EL2 but Xen's image, xenheap, frame table, what unprotected domains have or others share",
         needs_xen: true,
         find: space::retained,
     },

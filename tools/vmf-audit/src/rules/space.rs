@@ -146,14 +146,19 @@ pub(super) fn retained(audit: &Audit, found: &mut Findings) {
             Owner::Image(_) | Owner::SeenBy(_) | Owner::FrameTable | Owner::Xenheap => true,
             // Of a protected domain only what it shares.
             Owner::Guest(_) | Owner::Shared(_) => true,
-            // Given up while Xen had it mapped, or at an address that is too large for the guest.
-            Owner::Owned(id) => outside(id),
+            // A domain that is not protected.
+            Owner::Beyond(_) => true,
             owner => owner.is_table(),
         };
         !retained && f.protected(i).is_none()
     };
     each_mapped(audit, forbidden, |root, leaf, run| {
-        if !(run.owner == Owner::InUse && VMAP.contains(&leaf.va)) {
+        let xens_or_given_up = match run.owner {
+            Owner::InUse => true,
+            Owner::Owned(id) => outside(id),
+            _ => false,
+        };
+        if !(xens_or_given_up && VMAP.contains(&leaf.va)) {
             found.el2(
                 audit,
                 root,
