@@ -12,9 +12,9 @@
 //! ```
 //!
 //! `load` is a load of GICD_CTLR with writeback, of which the CPU gives no
-//! syndrome. Xen 4.20 reads the instruction and makes nothing of what it finds
-//! (decode_thumb): `abort`, or `read 0x...` with a Xen that does. `extraversion` is a
-//! hypercall with a pointer, and -14 where Xen cannot follow it.
+//! syndrome. Xen reads the instruction, where it can, and does not emulate it:
+//! `abort`, or `read 0x...` with a Xen that does. `extraversion` is a hypercall with
+//! a pointer, and -14 where Xen cannot follow it.
 #![no_std]
 #![no_main]
 

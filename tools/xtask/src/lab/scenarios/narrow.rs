@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use vmf_audit::report::Level;
 
 use super::{CANARY, Group, guests_go_on, undecoded};
@@ -17,6 +16,7 @@ use crate::lab::session::Session;
 pub const GROUPS: &[Group] = &[Group {
     name: "narrow",
     system: |profile| {
+        profile.xen.debug = true;
         let canary = profile.domains.iter().find(|d| d.guest == Guest::Canary);
         if let Some(narrow) = canary.cloned() {
             profile.domains[0] = Domain {
@@ -86,7 +86,7 @@ fn before(session: &mut Session) -> Result<()> {
 
 fn open(session: &mut Session) -> Result<()> {
     let said = said(session)?;
-    // Stock Xen as well: it reads the instruction, and makes nothing of it.
+    // Xen can read the instruction, and does not emulate it.
     ensure!(said.load == "abort", "load: {}", said.load);
     ensure!(said.version == VERSION, "xen_version {}", said.version);
     ensure!(
@@ -94,8 +94,6 @@ fn open(session: &mut Session) -> Result<()> {
         "extraversion {}",
         said.extraversion
     );
-    let counted = undecoded(session, NARROW)?;
-    ensure!(counted == (0, Value::Null), "counted: {counted:?}");
     Ok(())
 }
 

@@ -334,7 +334,12 @@ fn protect(session: &mut Session) -> Result<()> {
     for page in [FIRST - 1, FIRST + 4] {
         foreign(session, CANARY, page, 1)?;
     }
-    protected(session)
+    protected(session)?;
+    caches(session, "-1 EPERM", "-1 EPERM")?;
+    // A domain that shares nothing cannot even ask.
+    let line = told(session, OTHER, "clean:0x40000", 1)?.remove(0);
+    ensure!(line.trim() == "-14 EFAULT", "d{OTHER}: cache flush: {line}");
+    Ok(())
 }
 
 fn lock(session: &mut Session) -> Result<()> {
