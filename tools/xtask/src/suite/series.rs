@@ -25,7 +25,7 @@ const ATTACK_OPTION: &str =
 
 /// The first patches mend Xen as it is, whether the fuse is built or not. Without
 /// the fuse the rest of the series changes no code.
-const MENDS: usize = 4;
+const MENDS: usize = 6;
 
 /// All cases of the series.
 pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
