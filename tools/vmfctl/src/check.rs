@@ -1,6 +1,9 @@
 //! `vmfctl check`: what stands in the way of the fuse, in words, with what to
 //! do about it. `blow` asks the same before it does anything.
 
+use std::thread;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use xenctrl_ffi::{DomId, MachineStatus, Obstacle};
 
@@ -234,6 +237,12 @@ impl Aim {
     }
 }
 
+/// How often Xen is asked for pages that somebody else has mapped, while it names
+/// some, and how long is waited in between. The domain runs meanwhile, and a page
+/// that it gives up is in use until its hypercall ends.
+const ASKED: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(20);
+
 impl Report {
     /// Asks Xen.
     ///
@@ -241,7 +250,14 @@ impl Report {
     /// Those of the hypercall.
     pub fn new(context: &Context, domains: Vec<Domain>, aim: Aim) -> Result<Self, Failure> {
         let find = |domain: Option<DomId>, obstacle| {
-            let count = context.machine.preflight(domain, obstacle)?;
+            let mut count = context.machine.preflight(domain, obstacle)?;
+            for _ in 1..ASKED {
+                if count == 0 || obstacle != Obstacle::SharedPages {
+                    break;
+                }
+                thread::sleep(BETWEEN);
+                count = context.machine.preflight(domain, obstacle)?;
+            }
             Ok::<_, Failure>((count != 0).then_some(Found { obstacle, count }))
         };
         let mut report = Self {
