@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `seed=N` | 1 unless given |
 //! | `events=N` | how many each vCPU performs, 10000 unless given |
-//! | `blow=wait` | after half of them, goes on as before the blow until it finds itself protected |
+//! | `blow=wait` | after half of them, goes on as before the blow until it finds itself protected; with `share`, until no page can be shared any more, which is after the lock |
 //! | `blow=told` | the same, until something comes on its console |
 //! | `blow=self` | after half of them vCPU 0 protects domain 1 and locks |
 //! | `blow=past` | the fuse is blown already (the default) |
@@ -88,6 +88,8 @@ const SLOW_ONES: u32 = 8;
 /// Bytes of the arena that are shared.
 const SHARED_BYTES: u64 = 16 * PAGE;
 const PAGE: u64 = 4096;
+/// No page is shared after the lock (xen/include/public/errno.h).
+const EROFS: i64 = 30;
 /// Domains of which it is said whether they are protected.
 const DOMAINS: u16 = 8;
 
@@ -362,6 +364,9 @@ fn blow(plan: &Plan, index: u64) {
             }
             let blown = if plan.blow == Blow::Told {
                 console::read().is_some()
+            } else if plan.share {
+                // Between protect and lock an event of chance could share more.
+                share(plan.pages, PAGE).0 == -EROFS
             } else {
                 status(DOMID_SELF, XENVMF_status_domain_protected) > 0
             };
