@@ -135,6 +135,7 @@ pub fn run(action: Action, around: &Surroundings<'_>) {
         }
         Action::Poke(address, value) => word(name, address, Some(value)),
         Action::Peek(address) => word(name, address, None),
+        Action::Clean(frame) => around.shared.clean(name, frame),
         Action::Take(port) => around.shared.take(name, port),
         Action::Entered => say!("{name}: at {} ticks", around.entered),
         Action::Crowd(millis) => crowd::run(name, around.clock, around.image_start, millis),

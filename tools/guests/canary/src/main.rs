@@ -69,6 +69,7 @@
 //! | `watchdog[:SECONDS]` | SCHEDOP_watchdog from these pages, once, never fed | the result |
 //! | `suspend` | PSCI SYSTEM_SUSPEND | the result, if it comes back |
 //! | `poke:ADDRESS:VALUE`, `peek:ADDRESS` | writes or reads a word of memory, in particular one that others have as well | `ADDRESS VALUE`, or `ADDRESS abort …` |
+//! | `clean:FRAME` | cleans the data cache for this frame of the machine (GNTTABOP_cache_flush) | `R` |
 //! | `take:PORT` | takes an event of a port from the queue of `areas` | `port P pending 0\|1` |
 //! | `entered` | the machine's counter when the canary began to run | `at N ticks` |
 //! | `crowd[:MS]` | xen_version with a pointer to the stack, on all vCPUs at once, until each has called | `vcpu N answered A refused R` for each, `done`; `cost keeps a vCPU` where `cost` has started one |
@@ -88,7 +89,6 @@
 //! | `fetch:DOM:REF` | copies the first word of what DOM grants (GNTTABOP_copy) | `R status S word V` |
 //! | `put:DOM:REF:VALUE` | copies VALUE there | `R status S` |
 //! | `map:DOM:REF`, `unmap` | maps what DOM grants, ends that | `R status S` |
-//! | `clean:FRAME` | cleans the data cache for this frame of the machine (GNTTABOP_cache_flush) | `R` |
 //! | `mapped[:VALUE]` | says the first word of what is mapped, then writes VALUE there | `V`, or `abort …` |
 #![no_std]
 #![no_main]

@@ -113,13 +113,6 @@ impl Peers {
                 let status = (request[2] >> 32) as i16;
                 say!("{name}: {result} status {status}");
             }
-            Peer::Clean(frame) => {
-                // machine address; offset, length, what is done
-                let mut request = [frame << 12, 4096 << 16 | GNTTAB_CACHE_CLEAN << 32];
-                let rest = [GNTTABOP_CACHE_FLUSH, 0, 1, 0];
-                let result = shared.call(HYPERVISOR_GRANT_TABLE_OP, 1, &mut request, rest);
-                say!("{name}: {result}");
-            }
         }
     }
 

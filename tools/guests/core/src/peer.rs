@@ -1,5 +1,4 @@
-//! What a canary does together with another domain: event channels and grants,
-//! and a cache that others see through.
+//! What a canary does together with another domain: event channels and grants.
 //!
 //! Lines of the console as in [`crate::script`]: `name[:argument...]`.
 
@@ -33,8 +32,6 @@ pub enum Peer {
     Mapped(Option<u64>),
     /// Ends the mapping.
     Unmap,
-    /// Cleans the data cache for a frame of the machine.
-    Clean(u64),
 }
 
 /// Longest wait, in seconds.
@@ -57,7 +54,6 @@ impl Peer {
             Self::Map(..) => "map",
             Self::Mapped(_) => "mapped",
             Self::Unmap => "unmap",
-            Self::Clean(_) => "clean",
         }
     }
 
@@ -81,7 +77,6 @@ impl Peer {
             "map" => (2..=2, Self::Map(domain()?, second()?)),
             "mapped" => (0..=1, Self::Mapped(arguments[0])),
             "unmap" => (0..=0, Self::Unmap),
-            "clean" => (1..=1, Self::Clean(arguments[0]?)),
             _ => return None,
         };
         let patient = !matches!(peer, Self::Wait(_, seconds) if seconds > LONGEST);
@@ -109,7 +104,6 @@ mod tests {
             "map:2:17",
             "mapped",
             "unmap",
-            "clean:0x40000",
         ] {
             let action = Action::parse(line).unwrap();
             assert_eq!(Some(action.name()), line.split(':').next());

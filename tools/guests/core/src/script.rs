@@ -65,6 +65,8 @@ pub enum Action {
     Poke(u64, u64),
     /// Reads the word there.
     Peek(u64),
+    /// Cleans the data cache for this frame of the machine.
+    Clean(u64),
     /// Takes an event from this port, if there is one.
     Take(u32),
     /// When the canary began to run.
@@ -107,6 +109,7 @@ impl Action {
             Self::Suspend => "suspend",
             Self::Poke(..) => "poke",
             Self::Peek(_) => "peek",
+            Self::Clean(_) => "clean",
             Self::Take(_) => "take",
             Self::Entered => "entered",
             Self::Crowd(_) => "crowd",
@@ -135,6 +138,7 @@ impl Action {
             ("unmapped", [address, ..]) => {
                 return (given <= 1).then_some(Self::Unmapped(address));
             }
+            ("clean", [Some(frame), None, ..]) => return Some(Self::Clean(frame)),
             ("smc", [function, ..]) => return (given <= 1).then_some(Self::Smc(function)),
             ("poke", [Some(address), Some(value), None, None]) => {
                 return Some(Self::Poke(address, value));
@@ -439,6 +443,10 @@ mod tests {
             Some(Action::Peek(0x7000_0008))
         );
         assert_eq!(Action::parse("take:11"), Some(Action::Take(11)));
+        let frame = Action::parse("clean:0x40000");
+        assert_eq!(frame, Some(Action::Clean(0x4_0000)));
+        assert_eq!(frame.map(Action::name), Some("clean"));
+        assert_eq!(Action::parse("clean"), None);
         assert_eq!(Action::parse("take"), None);
         assert_eq!(Action::parse("grant:70000"), None);
         assert_eq!(Action::parse("yield"), Some(Action::Yield(1000)));

@@ -259,9 +259,10 @@ fn plan(machine: &Machine<'_>, used: &[Range<u64>], vcpus: usize, image_start: u
             None if word == "share" => plan.share = true,
             None if word == "go" => plan.go = true,
             None if word == "known" => plan.place.known = Known::All,
-            Some(("known", name)) if Crash::named(name).is_some() => {
-                plan.place.known = Crash::named(name).map_or(Known::None, Known::One);
-            }
+            Some(("known", name)) => match Crash::named(name) {
+                Some(crash) => plan.place.known = Known::One(crash),
+                None => say!("bootargs: \"{name}\" is no known crash"),
+            },
             None if word == "outside" => plan.place.outside = true,
             _ => say!("bootargs: \"{word}\" is not known"),
         }

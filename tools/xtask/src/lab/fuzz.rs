@@ -656,7 +656,16 @@ fn level(session: &mut Session, run: &Run, last: &Done) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use canary_core::fuzz::place::Crash;
+
     use super::*;
+
+    #[test]
+    fn the_fuzzer_knows_each_crash_by_its_name() {
+        for known in &KNOWN {
+            assert!(Crash::named(known.name).is_some(), "{}", known.name);
+        }
+    }
 
     #[test]
     fn a_fuzzers_last_line() {

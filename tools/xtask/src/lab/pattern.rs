@@ -23,21 +23,22 @@ pub fn frames(moment: &Moment, seed: u64, pages: usize) -> Result<usize> {
         beginnings.len() == pages,
         "two pages of the pattern begin alike"
     );
-    let count = dump
-        .banks()
-        .flat_map(|(start, length)| (start..start + length).step_by(FRAME_SIZE as usize))
+    let count = pages_of(&dump)
         .filter_map(|address| dump.word(address))
         .filter(|word| beginnings.contains(word))
         .count();
     Ok(count)
 }
 
+/// Addresses of all pages of RAM.
+fn pages_of(dump: &Dump) -> impl Iterator<Item = u64> {
+    dump.banks()
+        .flat_map(|(start, length)| (start..start + length).step_by(FRAME_SIZE as usize))
+}
+
 /// Frames of RAM that have `word` at this offset.
 pub fn with_word(moment: &Moment, offset: u64, word: u64) -> Result<Vec<u64>> {
     let dump = Dump::open(&moment.memory)?;
-    let pages = dump
-        .banks()
-        .flat_map(|(start, length)| (start..start + length).step_by(FRAME_SIZE as usize));
-    let found = pages.filter(|page| dump.word(page + offset) == Some(word));
+    let found = pages_of(&dump).filter(|page| dump.word(page + offset) == Some(word));
     Ok(found.map(|page| page / FRAME_SIZE).collect())
 }
