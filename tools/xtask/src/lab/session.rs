@@ -196,7 +196,7 @@ impl Session {
     pub fn wait_dom0(&mut self) -> Result<()> {
         self.step("dom0 up", |session| {
             session.wait("dom0 up", BOOT, |seen| {
-                seen.streams.dom0.contains(READY).then_some(())
+                listens(&seen.streams.dom0).then_some(())
             })
         })
     }
@@ -546,6 +546,13 @@ pub struct Moment {
     pub syms: std::path::PathBuf,
 }
 
+/// Whether dom0 has said that it listens, to the end of the line: what is typed
+/// earlier, the terminal may echo around that end.
+fn listens(dom0: &str) -> bool {
+    dom0.split_once(READY)
+        .is_some_and(|(_, rest)| rest.contains('\n'))
+}
+
 /// Finds a command's output between its marks.
 fn answer(dom0: &str, number: u32) -> Option<Output> {
     let begin = format!("{BEGIN} {number}\n");
@@ -623,6 +630,13 @@ mod tests {
         assert_eq!(focused("Xen (type 'CTRL-a'").as_deref(), Some("Xen"));
         assert_eq!(focused("DOM3h (type").as_deref(), Some("DOM3"));
         assert_eq!(focused("DOMh"), None);
+    }
+
+    #[test]
+    fn dom0_listens_when_it_has_said_so() {
+        assert!(!listens("lab: dom0 list"));
+        assert!(!listens("a\nlab: dom0 listens"));
+        assert!(listens("a\nlab: dom0 listens\n"));
     }
 
     #[test]
