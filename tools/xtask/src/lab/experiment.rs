@@ -74,10 +74,8 @@ pub fn hypercalls(session: &mut Session) -> Result<u32> {
 
 /// Looks at the machine: heartbeats, hypercalls, memory.
 pub fn look(session: &mut Session, name: &str, ids: &[u16]) -> Result<Look> {
-    let mut pulses = Vec::new();
-    for id in ids {
-        pulses.push((*id, session.beats(*id, 2)?));
-    }
+    let pulses = session.beats_of(ids, 2)?;
+    let pulses = ids.iter().copied().zip(pulses).collect();
     let hypercalls = hypercalls(session)?;
     let moment = session.moment(name, ids)?;
     let report = session.step(&format!("audit {name}"), |_| {

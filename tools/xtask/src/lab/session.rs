@@ -391,16 +391,34 @@ impl Session {
     /// Waits for `count` more heartbeats of a domain, each with its pattern
     /// intact, and returns its pulse.
     pub fn beats(&mut self, id: u16, count: usize) -> Result<Pulse> {
-        let before = self.pulse(id)?.beats;
-        let name = format!("d{id}: {count} more heartbeats");
-        self.step(&name, |session| {
-            let now = session.wait(&name, HEARTBEAT, |seen| {
+        let pulses = self.beats_of(&[id], count)?;
+        pulses.into_iter().next().context("one domain, one pulse")
+    }
+
+    /// The same of several domains at once, in their order.
+    pub fn beats_of(&mut self, ids: &[u16], count: usize) -> Result<Vec<Pulse>> {
+        let who: Vec<String> = ids.iter().map(|id| format!("d{id}")).collect();
+        let name = format!("{}: {count} more heartbeats", who.join(", "));
+        let pulses = |seen: &Seen| -> Vec<Pulse> {
+            let of = |&id: &u16| {
                 let lines = seen.streams.lines.iter();
                 let lines = lines.filter(|line| line.source == Source::Domain(id));
-                let now = pulse(lines.map(|line| line.text.as_str()));
-                (now.beats >= before + count || !now.pattern).then_some(now)
+                pulse(lines.map(|line| line.text.as_str()))
+            };
+            ids.iter().map(of).collect()
+        };
+        let before = self.look(pulses)?;
+        self.step(&name, |session| {
+            let now = session.wait(&name, HEARTBEAT, |seen| {
+                let now = pulses(seen);
+                let broken = now.iter().any(|pulse| !pulse.pattern);
+                let mut pairs = now.iter().zip(&before);
+                let all = pairs.all(|(now, before)| now.beats >= before.beats + count);
+                (broken || all).then_some(now)
             })?;
-            ensure!(now.pattern, "d{id}: the canary's pattern is broken");
+            for (who, pulse) in who.iter().zip(&now) {
+                ensure!(pulse.pattern, "{who}: the canary's pattern is broken");
+            }
             Ok(now)
         })
     }

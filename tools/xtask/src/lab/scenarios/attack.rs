@@ -239,9 +239,7 @@ fn run_sealed(session: &mut Session) -> Result<()> {
 }
 
 fn run_to(session: &mut Session, level: &str, state: &str) -> Result<()> {
-    for id in [LINUX, CANARY, EXPENDABLE] {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&[LINUX, CANARY, EXPENDABLE], 2)?;
     // What grant mappings and copies are tried on.
     let line = canary(session, "grant")?;
     ensure!(line.starts_with("ref 8 "), "canary: grant: {line}");
@@ -454,9 +452,7 @@ fn open(session: &mut Session) -> Result<()> {
 }
 
 fn guests(session: &mut Session) -> Result<()> {
-    for id in [LINUX, CANARY] {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&[LINUX, CANARY], 2)?;
     dom0_goes_on(session)
 }
 

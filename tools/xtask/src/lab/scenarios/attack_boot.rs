@@ -54,9 +54,7 @@ const LOCK: [&str; 7] = ["V03", "V07", "V08", "V11", "V12", "V23", "V24"];
 
 /// Attacks one of a pair, both of which are alive.
 fn attack(session: &mut Session, pair: [u16; 2], options: &str, name: &str) -> Result<Value> {
-    for id in pair {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&pair, 2)?;
     let options = format!("{options} --no-races");
     attack::attack(session, pair, &options, name).map(|(report, _)| report)
 }

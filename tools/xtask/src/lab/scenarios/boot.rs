@@ -395,9 +395,7 @@ fn lock_sharing(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     )?;
     shared::judge_protected(&session, first, true)?;
     shared::judge_protected(&session, second, false)?;
-    for id in [first, second] {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&[first, second], 2)?;
     finish(session)
 }
 

@@ -93,9 +93,7 @@ fn protected(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
         before.iter().all(|line| !line.contains("EFAULT")),
         "before: {before:?}"
     );
-    for id in BOTH {
-        session.beats(id, 1)?;
-    }
+    session.beats_of(&BOTH, 1)?;
     let moment = session.moment("open", &BOTH)?;
     audit::must_not_hold(&audit::check(&moment, Level::Unmap)?)?;
     finish(session)?;
@@ -124,9 +122,7 @@ fn protected(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
         session.shared = vec![audit::share(0, [pages, shared::CANARY_PAGES[1]])];
         let moment = session.moment("booted", &BOTH)?;
         audit::must_hold(&audit::check(&moment, level)?)?;
-        for id in BOTH {
-            session.beats(id, 2)?;
-        }
+        session.beats_of(&BOTH, 2)?;
         finish(session)?;
     }
     Ok(())
@@ -221,9 +217,7 @@ fn region(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
         session.common.clear();
         let without = session.moment("unclaimed", inside)?;
         audit::must_not_hold(&audit::check(&without, level)?)?;
-        for id in BOTH {
-            session.beats(id, 1)?;
-        }
+        session.beats_of(&BOTH, 1)?;
         let line = session.wait_domain(0, "canary: seed ", BOOT)?;
         place = Some(pages(&line)?);
         finish(session)?;

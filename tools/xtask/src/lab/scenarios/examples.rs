@@ -44,9 +44,7 @@ fn two_that_talk(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     let mut profile = system(base, "two-that-talk", &[Guest::Canary, Guest::Canary]);
     profile.xen.shm = true;
     let mut session = Session::boot(images, &profile, lab, false)?;
-    for id in [1, 2] {
-        session.beats(id, 1)?;
-    }
+    session.beats_of(&[1, 2], 1)?;
     let word = "lock, 4 pages shared";
     reported(&mut session, &[(1, word), (2, word)])?;
     common::claim(&mut session);
@@ -55,9 +53,7 @@ fn two_that_talk(images: &Images, base: &Profile, lab: &Path) -> Result<()> {
     audit::must_hold(&audit::check(&moment, Level::Lock)?)?;
     common::areas(&mut session)?;
     common::exchange(&mut session, 0)?;
-    for id in [1, 2] {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&[1, 2], 2)?;
     finish(session)
 }
 

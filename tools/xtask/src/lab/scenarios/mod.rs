@@ -223,10 +223,8 @@ fn canary_gets(session: &mut Session, action: &str, wanted: &str) -> Result<()> 
 
 /// Every domU's canary goes on, its pattern intact.
 pub fn guests_go_on(session: &mut Session) -> Result<()> {
-    for id in super::experiment::domus(session) {
-        session.beats(id, 2)?;
-    }
-    Ok(())
+    let ids = super::experiment::domus(session);
+    session.beats_of(&ids, 2).map(drop)
 }
 
 /// dom0's hypercalls with pointers are answered.

@@ -290,9 +290,7 @@ fn theirs(session: &mut Session) -> Result<()> {
         region.read(session, STAYS)?;
     }
     THEIRS.read(session, PEER)?;
-    for id in [STAYS, PEER] {
-        session.beats(id, 2)?;
-    }
+    session.beats_of(&[STAYS, PEER], 2)?;
     dom0_goes_on(session)
 }
 
