@@ -19,6 +19,17 @@ impl Cases {
         }
     }
 
+    /// No cases yet, of the same filter: for those of another thread.
+    pub fn beside(&self) -> Self {
+        Self::new(self.filter.clone())
+    }
+
+    /// Takes over the cases of the other thread.
+    pub fn absorb(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+    }
+
     /// Whether a case of this name is to run.
     pub fn wants(&self, name: &str) -> bool {
         self.filter

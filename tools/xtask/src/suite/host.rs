@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::anyhow;
 
 use crate::cases::Cases;
 use crate::process;
 use crate::site::Site;
-use crate::tree;
+use crate::tree::Tree;
 
 /// Directories with a workspace each, and what of it runs on this host.
 const WORKSPACES: [(&str, &[&str]); 2] = [
@@ -19,7 +19,7 @@ const WORKSPACES: [(&str, &[&str]); 2] = [
 ];
 
 /// All host cases.
-pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
+pub fn run(site: &Site, stock: &Tree, cases: &mut Cases) {
     for (directory, packages) in WORKSPACES {
         let label = if directory == "." {
             "workspace"
@@ -70,13 +70,11 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
         let name = format!("{label}: tests");
         if cases.wants(&name) {
             // Some compare with Xen's own headers.
-            let source = tree::stock(site)?.path;
             let mut test = cargo(&["test", "--no-fail-fast"]);
-            test.args(packages).env("VMF_XEN_SOURCE", source);
+            test.args(packages).env("VMF_XEN_SOURCE", &stock.path);
             tests(&mut test, &name, &log("test"), cases);
         }
     }
-    Ok(())
 }
 
 /// Why a component of the tool chain cannot be used, if so.

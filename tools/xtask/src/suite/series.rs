@@ -28,7 +28,7 @@ const ATTACK_OPTION: &str =
 const MENDS: usize = 6;
 
 /// All cases of the series.
-pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
+pub fn run(site: &Site, stock: &Tree, cases: &mut Cases) -> Result<()> {
     let series = Series::read(site)?;
     let needed = [
         "series: stock Xen builds",
@@ -42,13 +42,12 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
     {
         return Ok(());
     }
-    let stock = tree::stock(site)?;
     // The first prefix begins with a copy of it.
     cases.case("series: stock Xen builds", || {
         xen::build(site, &Variant::STOCK).map(drop)
     });
     cases.case("series: git am takes every patch", || {
-        git_am(site, &stock, &series)
+        git_am(site, stock, &series)
     });
     // Before the patch that adds the symbol there is nothing to switch on.
     let symbol = series.0.iter().position(adds_symbol);
@@ -61,17 +60,17 @@ pub fn run(site: &Site, cases: &mut Cases) -> Result<()> {
                 series.0[count - 1].name
             );
             cases.case(&name, || {
-                prefix_builds(site, &stock, &series.first(count), variant, word)
+                prefix_builds(site, stock, &series.first(count), variant, word)
             });
         }
     }
     cases.case("series: its headers are the generated ones", || {
-        same_headers(site, &tree::patched(site, &stock, &series, "patched")?)
+        same_headers(site, &tree::patched(site, stock, &series, "patched")?)
     });
     cases.case(
         "series: code unchanged without the fuse (.text only)",
         || {
-            let mended = mended(site, &stock, &series)?;
+            let mended = mended(site, stock, &series)?;
             let other = xen::build(site, &Variant::OFF)?;
             object::same_text(&mended, &other.syms)
         },
