@@ -68,7 +68,7 @@ pub fn host(site: &Site, fault: Option<&Fault>) -> Result<()> {
     let mut cargo = process::command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&crate_copy)
-        .env("CARGO_TARGET_DIR", site.target().join("mutants/host"))
+        .env("CARGO_TARGET_DIR", site.target())
         .env("VMF_XEN_SOURCE", source)
         .args(["test", "--quiet"]);
     if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
