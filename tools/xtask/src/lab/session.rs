@@ -384,8 +384,7 @@ impl Session {
 
     /// What a domain's canary has said so far.
     pub fn pulse(&self, id: u16) -> Result<Pulse> {
-        let lines = self.domain_lines(id)?;
-        Ok(pulse(lines.iter().map(String::as_str)))
+        self.look(|seen| pulse_of(seen, id))
     }
 
     /// Waits for `count` more heartbeats of a domain, each with its pattern
@@ -397,16 +396,14 @@ impl Session {
 
     /// The same of several domains at once, in their order.
     pub fn beats_of(&mut self, ids: &[u16], count: usize) -> Result<Vec<Pulse>> {
+        ensure!(
+            !ids.is_empty(),
+            "no domain whose heartbeats could be awaited"
+        );
         let who: Vec<String> = ids.iter().map(|id| format!("d{id}")).collect();
         let name = format!("{}: {count} more heartbeats", who.join(", "));
-        let pulses = |seen: &Seen| -> Vec<Pulse> {
-            let of = |&id: &u16| {
-                let lines = seen.streams.lines.iter();
-                let lines = lines.filter(|line| line.source == Source::Domain(id));
-                pulse(lines.map(|line| line.text.as_str()))
-            };
-            ids.iter().map(of).collect()
-        };
+        let pulses =
+            |seen: &Seen| -> Vec<Pulse> { ids.iter().map(|&id| pulse_of(seen, id)).collect() };
         let before = self.look(pulses)?;
         self.step(&name, |session| {
             let now = session.wait(&name, HEARTBEAT, |seen| {
@@ -582,6 +579,13 @@ fn answer(dom0: &str, number: u32) -> Option<Output> {
         text: rest[..at].to_owned(),
         code: code.trim().parse().ok()?,
     })
+}
+
+/// A canary's pulse so far.
+fn pulse_of(seen: &Seen, id: u16) -> Pulse {
+    let lines = seen.streams.lines.iter();
+    let lines = lines.filter(|line| line.source == Source::Domain(id));
+    pulse(lines.map(|line| line.text.as_str()))
 }
 
 /// Sums a canary's lines up: `canary: heartbeat N pattern ok` or `BROKEN`,
